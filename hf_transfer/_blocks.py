@@ -1,0 +1,230 @@
+"""The modules of a model in forward order, and which of them are its blocks. Read off the module tree, nothing is run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+
+__all__ = ["ForwardOrder", "Piece", "ancestors", "bare_children", "bare_modules", "bare_name"]
+
+Named = tuple[str, nn.Module]
+
+OBJECTIVES = "transfer_objectives"  # the child that `attach` adds; it is no part of the model
+_WRAPPERS = re.compile(r"\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
+
+
+class Piece(NamedTuple):
+    """A stretch of the forward pass: a block, or the largest module (or lone parameter) that holds neither block nor head."""
+
+    names: tuple[str, ...]
+    is_block: bool = False
+    is_module: bool = True
+    in_stage: bool = False  # between the blocks of one stack, such as the patch merging of a Swin stage
+
+
+def bare_name(name: str) -> str:
+    """The name a module or parameter has in the model without PEFT's wrappers: `score.base_layer.weight -> score.weight`."""
+    return _WRAPPERS.sub("", name)
+
+
+def bare_children(name: str, module: nn.Module) -> Iterator[Named]:
+    """The children a module has without PEFT's wrappers and without attached objectives, under their full names."""
+    name, module = _unwrap(name, module)
+    for key, child in module.named_children():
+        if key != OBJECTIVES:
+            yield (f"{name}.{key}" if name else key), child
+
+
+def bare_modules(name: str, module: nn.Module) -> Iterator[Named]:
+    """A module and everything below it, as [`bare_children`] sees it."""
+    yield name, module
+    for child in bare_children(name, module):
+        yield from bare_modules(*child)
+
+
+def ancestors(name: str) -> list[str]:
+    """Names of all modules that hold `name`, the model itself (`""`) first."""
+    return [""] + [name[:i] for i, character in enumerate(name) if character == "."]
+
+
+def _unwrap(name: str, module: nn.Module) -> Named:
+    """Step into the module that a PEFT wrapper runs; any other module is returned as it is."""
+    inner = dict(module.named_children())
+    if "base_layer" in inner:  # a tuner layer: LoRA, IA3, layer-norm tuning, ...
+        return _unwrap(f"{name}.base_layer", inner["base_layer"])
+    if "original_module" in inner:  # `modules_to_save` keeps a trained copy per adapter; the active one runs
+        saved = dict(inner["modules_to_save"].named_children()) if "modules_to_save" in inner else {}
+        active = [key for key in saved if key in getattr(module, "active_adapters", ())]
+        if active:
+            return _unwrap(f"{name}.modules_to_save.{active[0]}", saved[active[0]])
+        return _unwrap(f"{name}.original_module", inner["original_module"])
+    return name, module
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 0
+
+
+class ForwardOrder:
+    r"""
+    The pieces of a model in the order in which they run, as far as the module tree tells: registration order.
+
+    **Blocks** are the items of lists (`nn.ModuleList`, `nn.Sequential`), the finest that are still whole units. A list counts if
+    most of its items hold at least two weight matrices: this leaves out convolutional stems and the layers inside a residual
+    block. Only a model without any such list (MobileNetV1) has single layers as blocks. An item is a *stage*, and its own
+    list is opened, if nothing it holds beside that list is as large as one of the list's items (patch merging is not,
+    attention is), and if types repeat in the list (the sub-layers of a T5 block are all different).
+
+    **Lists run in lockstep** if they are siblings of equal length, each with items of one type: item `i` of all of them forms one
+    block in XLM (attention, norm, feed-forward, norm), or one stage in PVT (patch embedding, list of blocks).
+
+    **Towers**: one that reads tokens runs after its siblings that read pixels or sound, because it takes in their output
+    (T5Gemma2 registers it first).
+
+    Args:
+        model (`nn.Module`): The model.
+        head (`str`, *optional*): Name of the head; the modules that hold it are then taken apart.
+        blocks (`Sequence[str]`, *optional*): Names of the blocks, instead of the rules above.
+    """
+
+    def __init__(self, model: nn.Module, *, head: str | None = None, blocks: Sequence[str] | None = None) -> None:
+        self.model = model
+        self.head = head
+        self.given = frozenset(blocks or ())
+        self.lists: set[str] = set()
+        self.least = 2  # weight matrices in a block
+        self._counts: dict[int, int] = {}
+        if blocks is None:
+            found = list(self._outer_lists("", model))
+            if not found:
+                self.least = 1
+                found = list(self._outer_lists("", model))
+            for named in found:
+                self._open(named)
+        self._opened = {above for name in (*self.lists, *self.given) for above in ancestors(name)}
+        self._above_head = set() if head is None else set(ancestors(head))
+
+    def pieces(self) -> list[Piece]:
+        """All pieces that own parameters or buffers, in forward order."""
+        return list(self._walk("", self.model, in_stage=False))
+
+    def holds_blocks(self, name: str) -> bool:
+        """Whether blocks lie below the module `name`."""
+        return name in self._opened or name in self.lists
+
+    # -- which lists hold blocks
+
+    def _matrices(self, named: Named) -> int:
+        """How many modules below own a tensor of two or more dimensions: quantised weights may be buffers, adapters do not count."""
+        name, module = named
+        if id(module) not in self._counts:
+            _, bare = _unwrap(name, module)
+            own = [*bare.parameters(recurse=False), *bare.buffers(recurse=False)]
+            below = sum(self._matrices(child) for child in bare_children(name, module))
+            self._counts[id(module)] = below + any(tensor.ndim >= 2 for tensor in own)
+        return self._counts[id(module)]
+
+    def _is_block_list(self, named: Named) -> bool:
+        if not _is_list(named[1]) or (self.head is not None and self.head.startswith(f"{named[0]}.")):
+            return False
+        items = [item for item in bare_children(*named) if any(True for _ in item[1].children())]
+        whole = [item for item in items if self._matrices(item) >= self.least]
+        return 2 * len(whole) > len(list(named[1].children()))
+
+    def _outer_lists(self, name: str, module: nn.Module) -> Iterator[Named]:
+        """The lists of blocks below a module, without the lists inside their items."""
+        for child in bare_children(name, module):
+            if self._is_block_list(child):
+                yield child
+            else:
+                yield from self._outer_lists(*child)
+
+    def _open(self, named: Named) -> None:
+        """Note a list as a list of blocks; if its items are stages, their lists too."""
+        self.lists.add(named[0])
+        inner = [found for item in bare_children(*named) if (found := self._list_of_stage(item)) is not None]
+        types = [[type(item) for item in module.children()] for _, module in inner]
+        if any(len(kinds) == 1 or len(set(kinds)) < len(kinds) for kinds in types):
+            for found in inner:
+                self._open(found)
+
+    def _list_of_stage(self, unit: Named) -> Named | None:
+        """The list that makes up a stage, or `None` if the unit is a block."""
+        lists = [unit] if self._is_block_list(unit) else list(self._outer_lists(*unit))
+        if len(lists) != 1:
+            return None
+        size = max(self._matrices(item) for item in bare_children(*lists[0]))
+        inner = lists[0][0]
+        while unit[0] != inner:
+            children = list(bare_children(*unit))
+            unit = next(child for child in children if f"{inner}.".startswith(f"{child[0]}."))
+            if any(self._matrices(child) >= size for child in children if child[0] != unit[0]):
+                return None
+        return lists[0]
+
+    # -- the walk
+
+    def _walk(self, name: str, module: nn.Module, *, in_stage: bool) -> Iterator[Piece]:
+        inner, bare = _unwrap(name, module)
+        for key, _ in bare.named_parameters(recurse=False):
+            yield Piece((f"{inner}.{key}" if inner else key,), is_module=False, in_stage=in_stage)
+        children = self._by_input(list(bare_children(name, module)))
+        done: set[str] = set()
+        for child in children:
+            if child[0] in done:
+                continue
+            group = self._lockstep(child, children)
+            if any(name in self.lists for name, _ in group):
+                done.update(name for name, _ in group)
+                for row in zip(*(bare_children(*member) for member in group), strict=True):
+                    yield from self._row(row)
+            else:
+                yield from self._single(child, in_stage=in_stage)
+
+    def _single(self, named: Named, *, in_stage: bool) -> Iterator[Piece]:
+        name, module = named
+        if name in self.given:
+            yield Piece((name,), is_block=True)
+        elif name != self.head and (name in self._opened or name in self._above_head):
+            yield from self._walk(name, module, in_stage=in_stage)
+        elif any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
+            yield Piece((name,), in_stage=in_stage)
+
+    def _row(self, row: Sequence[Named]) -> Iterator[Piece]:
+        """One item of a list, or of several lists in lockstep: a stage or a block."""
+        if any(self.holds_blocks(name) for name, _ in row):
+            for named in row:
+                if named[0] in self.lists:  # the item is itself a list of blocks
+                    for item in bare_children(*named):
+                        yield from self._row([item])
+                else:
+                    yield from self._single(named, in_stage=True)
+        elif any(self._matrices(named) >= self.least for named in row):
+            yield Piece(tuple(name for name, _ in row), is_block=True)
+        else:
+            for named in row:
+                yield from self._single(named, in_stage=True)
+
+    def _lockstep(self, named: Named, siblings: Iterable[Named]) -> list[Named]:
+        """The lists that run side by side with this one, itself included."""
+
+        def uniform(module: nn.Module) -> bool:
+            return isinstance(module, nn.ModuleList) and len({type(item) for item in module}) == 1
+
+        name, module = named
+        if not uniform(module) or name in self._above_head or (self.given and name in self._opened):
+            return [named]
+        length = len(list(module.children()))
+        return [other for other in siblings if uniform(other[1]) and len(list(other[1].children())) == length]
+
+    def _by_input(self, children: list[Named]) -> list[Named]:
+        towers = [child for child in children if child[0] in self._opened]
+        reads_tokens = [getattr(module, "main_input_name", "input_ids") == "input_ids" for _, module in towers]
+        if reads_tokens == sorted(reads_tokens):
+            return children
+        last = [tower for tower, tokens in zip(towers, reads_tokens, strict=True) if tokens]
+        return [child for child in children if child not in last] + last

@@ -1,0 +1,215 @@
+"""The anatomy of a model: its embeddings, its blocks in forward order, its head, and the part of every parameter."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from ._blocks import OBJECTIVES, ForwardOrder, Piece, ancestors, bare_name
+from ._heads import find_head, input_width
+
+
+__all__ = ["Anatomy", "anatomy"]
+
+_EMBEDDING = re.compile(r"(?:^|_)(?:emb|token|prompt)")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """
+    Where the parts of a model are; made by [`anatomy`]. All names are those of `model.named_modules()` and
+    `model.named_parameters()`.
+
+    The parts, in forward order, are `"embeddings"`, `"block.0"`, ..., `"block.N-1"`, `"neck"` and `"head"`. Every parameter
+    belongs to exactly one; a tied parameter to the part where `named_parameters()` lists it. What lies between two blocks
+    (patch merging, the final norm of an encoder, the projector between two towers) belongs to the block that follows;
+    embedding tables are embeddings in whatever tower they stand; what lies between the last block and the head (final norm,
+    pooler, dense layer of a classification head) is the neck. Adapters belong to the part in which they were put.
+
+    Args:
+        head (`str`):
+            The layer that returns the logits. A pre-hook on it sees the features.
+        blocks (`tuple[str, ...]`):
+            The finest repeated units in forward order, encoder before decoder. A layer that is run repeatedly (ALBERT) is one
+            block. Where a block is spread over several lists (XLM) this names its first module; `modules` names them all.
+        embeddings (`tuple[str, ...]`):
+            What runs before the blocks: embedding tables or the convolutional stem.
+        feature_dim (`int`):
+            Input width of the head.
+    """
+
+    head: str
+    blocks: tuple[str, ...]
+    embeddings: tuple[str, ...]
+    feature_dim: int
+    _parts: Mapping[str, list[str]] = field(repr=False, compare=False)
+    _modules: Mapping[str, list[str]] = field(repr=False, compare=False)
+
+    def parts(self) -> dict[str, list[str]]:
+        """Parameter names by part, the parts in forward order; a part without parameters has an empty list."""
+        return {part: list(names) for part, names in self._parts.items()}
+
+    def part_of(self) -> dict[str, str]:
+        """The part of each parameter, by parameter name."""
+        return {name: part for part, names in self._parts.items() for name in names}
+
+    def modules(self, part: str) -> list[str]:
+        """
+        Names of the largest modules that belong to a part and to no other: together with everything below them they own
+        all buffers of the part and all its parameters but those that a module of several parts owns itself.
+
+        Raises:
+            ValueError: if there is no such part.
+        """
+        if part not in self._modules:
+            raise ValueError(
+                f"the model has no part `{part}`; parts are counted from its own blocks, and a wrong name would freeze or "
+                f'train nothing. Use "embeddings", "block.0" to "block.{len(self.blocks) - 1}", "neck" or "head".'
+            )
+        return list(self._modules[part])
+
+
+def anatomy(model: nn.Module, *, head: str | None = None, blocks: str | Sequence[str] | None = None) -> Anatomy:
+    """
+    Find the head, the blocks and the embeddings of any classifier of `transformers`, also under PEFT.
+
+    Only the module tree and the configuration are read: no forward pass, no parameter values. Objectives attached to the model
+    are left out.
+
+    Args:
+        model (`nn.Module`):
+            A classifier, or a wrapper around one.
+        head (`str`, *optional*):
+            Name of the layer that returns the logits. By default the one linear layer or convolution outside the blocks with
+            as many outputs as the model has labels; for a forecaster, the one that emits the forecast.
+        blocks (`str` or `Sequence[str]`, *optional*):
+            Names of the blocks in forward order; a list (`nn.ModuleList`, `nn.Sequential`) stands for its items. By default the
+            finest units in the model's lists.
+
+    Raises:
+        ValueError: if several layers could be the head, or none; if there are no blocks; if a given name is no module; if the
+            head and the blocks, or two blocks, lie inside each other.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> config = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=16)
+        >>> parts = anatomy(BertForSequenceClassification(config))
+        >>> parts.head, parts.feature_dim
+        ('classifier', 8)
+        >>> parts.blocks
+        ('bert.encoder.layer.0', 'bert.encoder.layer.1')
+        >>> parts.parts()["neck"]
+        ['bert.pooler.dense.weight', 'bert.pooler.dense.bias']
+    """
+    names = {name for name, _ in model.named_modules() if OBJECTIVES not in name.split(".")}
+    if head is not None:
+        _check_name(head, "head", names)
+    given = None if blocks is None else _given_blocks(model, blocks, names)
+    if head is None:
+        head = find_head(model, ForwardOrder(model, blocks=given).pieces())
+    order = ForwardOrder(model, head=head, blocks=given)
+    # a module registered twice appears here under both names, in `named_modules()` under the first
+    pieces = [piece for piece in order.pieces() if not piece.is_module or piece.names[0] in names]
+    units = [piece for piece in pieces if piece.is_block]
+    if not units:
+        raise ValueError(
+            f"{type(model).__name__} has no list of repeated blocks; layer-wise learning rates and unfreezing go block by block. "
+            'Name them: anatomy(model, blocks=["layer1", "layer2"]), or the list that holds them: blocks="layers".'
+        )
+    overlap = [unit.names[0] for unit in units if f"{head}.".startswith(f"{unit.names[0]}.")]
+    if overlap or order.holds_blocks(head):
+        raise ValueError(
+            f"the head `{head}` lies inside a block, or blocks inside it ({', '.join(overlap) or units[0].names[0]}); each parameter "
+            "belongs to one part. Name the last layer, which returns the logits: anatomy(model, head=...)."
+        )
+    if given is not None:
+        rank = {name: number for number, name in enumerate(given)}
+        units.sort(key=lambda unit: rank[unit.names[0]])
+
+    modules: dict[str, list[str]] = {part: [] for part in _part_names(len(units))}
+    parts: dict[str, list[str]] = {part: [] for part in modules}
+    home: dict[str, str] = {}
+    for piece, part in _assign(model, pieces, units, head, order):
+        home.update((bare_name(name), part) for name in piece.names)
+        if piece.is_module:
+            modules[part].extend(piece.names)
+    for name, _ in model.named_parameters():
+        if OBJECTIVES not in name.split("."):
+            bare = bare_name(name)
+            owner = next((above for above in (bare, *reversed(ancestors(bare))) if above in home), None)
+            parts["neck" if owner is None else home[owner]].append(name)
+    return Anatomy(
+        head=head,
+        blocks=tuple(unit.names[0] for unit in units),
+        embeddings=tuple(modules["embeddings"]),
+        feature_dim=input_width(model, head),
+        _parts=parts,
+        _modules=modules,
+    )
+
+
+def _part_names(count: int) -> list[str]:
+    return ["embeddings", *(f"block.{number}" for number in range(count)), "neck", "head"]
+
+
+def _assign(
+    model: nn.Module, pieces: Sequence[Piece], units: Sequence[Piece], head: str, order: ForwardOrder
+) -> Iterator[tuple[Piece, str]]:
+    """The part of each piece, by the rules in the docstring of [`Anatomy`]."""
+    number = {unit.names[0]: f"block.{index}" for index, unit in enumerate(units)}
+    above_head = set(ancestors(head))
+    following = [number[piece.names[0]] if piece.is_block else "" for piece in pieces]
+    for place in reversed(range(len(pieces))):
+        following[place] = following[place] or (following[place + 1] if place + 1 < len(pieces) else "neck")
+    first = next(place for place, piece in enumerate(pieces) if piece.is_block)
+    for place, piece in enumerate(pieces):
+        name = piece.names[0]
+        holder, _, key = name.rpartition(".")
+        if name == head:
+            yield piece, "head"
+        elif piece.is_block:
+            yield piece, number[name]
+        elif holder in above_head and not order.holds_blocks(holder):
+            yield piece, "neck"  # in the classification head, which RoBERTa's derivatives register before the base model
+        elif not piece.in_stage and (_EMBEDDING.search(key) or _is_table(model, piece)):
+            yield piece, "embeddings"
+        elif holder in above_head and not piece.is_module:
+            yield piece, "neck"  # beside the head, such as the weights with which wav2vec2 sums its layers
+        else:
+            yield piece, "embeddings" if place < first else following[place]
+
+
+def _is_table(model: nn.Module, piece: Piece) -> bool:
+    return piece.is_module and isinstance(model.get_submodule(piece.names[0]), nn.Embedding)
+
+
+def _given_blocks(model: nn.Module, blocks: str | Sequence[str], names: set[str]) -> list[str]:
+    given: list[str] = []
+    for name in [blocks] if isinstance(blocks, str) else blocks:
+        _check_name(name, "blocks", names)
+        module = model.get_submodule(name)
+        is_list = isinstance(module, nn.ModuleList | nn.Sequential)
+        given += [f"{name}.{key}" for key, _ in module.named_children()] if is_list else [name]
+    for name in given:
+        inside = [other for other in given if other != name and name.startswith(f"{other}.")]
+        if inside or given.count(name) > 1:
+            raise ValueError(
+                f"block `{name}` is given twice or lies inside block `{(inside or [name])[0]}`; each parameter belongs to one "
+                "part. Give each block once, without its children: blocks=[...]."
+            )
+    return given
+
+
+def _check_name(name: str, argument: str, names: set[str]) -> None:
+    if name not in names or not name:
+        same_key = sorted(other for other in names if other.rpartition(".")[2] == name.rpartition(".")[2])
+        close = (same_key or difflib.get_close_matches(name, names))[:3]
+        hint = f"; near it are {', '.join(close)}" if close else ""
+        raise ValueError(
+            f'{argument}="{name}" is no module of the model{hint}. Parts are found by module names, as model.named_modules() gives '
+            f"them, with PEFT's prefix `base_model.model.` if the model is wrapped. Pass such a name: anatomy(model, {argument}=...)."
+        )

@@ -1,0 +1,242 @@
+"""`attach`: objectives become part of a model, and `model(**batch).loss` the total."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hf_transfer.anatomy import anatomy
+from hf_transfer.batch import ModelSpec, TransferBatch
+from hf_transfer.functional.task_loss import labelled_mean, labelled_multi_label, labelled_regression
+from hf_transfer.objective import Objective, Objectives
+from hf_transfer.tap import HeadTap
+
+
+CHILD = "transfer_objectives"
+"""Name of the child module that `attach` adds to a model."""
+
+__all__ = ["CHILD", "Attachment", "attach"]
+
+
+def attach(model: nn.Module, objectives: Iterable[Objective], *, head: str | None = None) -> Attachment:
+    """
+    Make objectives part of a model: they are evaluated in its forward and added to its loss while it trains.
+
+    The objectives become one child module, `transfer_objectives`, so that optimizer, clipping, DDP, FSDP2 and compile
+    see
+    their parameters as the model's own. In `eval()` an attached model computes what the bare model does, bit for bit;
+    `save_pretrained` leaves the objectives out. Attaching the same objectives twice changes nothing.
+
+    Args:
+        model (`nn.Module`):
+            Any classifier of `transformers`, also under PEFT, not yet wrapped for devices.
+        objectives (`Iterable[Objective]`):
+            The terms to add.
+        head (`str`, *optional*):
+            Name of the head, where it cannot be told from the model.
+
+    Returns:
+        `Attachment`: `.terms`, `.progress` and `.detach()`; a context manager that detaches.
+
+    Raises:
+        TypeError: if the model is wrapped by DDP, FSDP1, DataParallel or `torch.compile`.
+        ValueError: if other objectives are attached, or no unique head is found.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+        >>> model = BertForSequenceClassification(config)
+        >>> class FeatureNorm(Objective):
+        ...     def forward(self, batch): return batch.features.square().sum(-1).mean()
+        >>> with attach(model, [FeatureNorm(weight=0.1)]) as attachment:
+        ...     loss = model(input_ids=torch.ones(2, 3, dtype=torch.long), labels=torch.tensor([0, 1])).loss
+        >>> sorted(attachment.terms)
+        ['feature_norm', 'task']
+    """
+    objectives = list(objectives)
+    if hasattr(model, "_orig_mod") or (isinstance(getattr(model, "module", None), nn.Module)):
+        raise TypeError(
+            f"The model is wrapped in {type(model).__name__}: its parameters are already registered for communication "
+            "or compiled, and the objectives' own would be left out. Call `attach` on the bare model first."
+        )
+    present = getattr(model, CHILD, None)
+    if present is not None:
+        if list(present.values()) == objectives:
+            return present.attachment
+        raise ValueError(
+            f"The model already has objectives attached ({', '.join(present)}): a second set would count its terms "
+            "beside the first. Call `detach()` on the first attachment, then attach all objectives in one list."
+        )
+    return Attachment(model, Objectives(objectives), head=head)
+
+
+class Attachment:
+    """
+    The tie between a model and its objectives, as `attach` returns it.
+
+    Attributes:
+        objectives (`Objectives`): the attached objectives by name; prints as the total loss.
+        terms (`dict[str, Tensor]`): the task loss and every unweighted term of the last training forward, detached.
+        progress (`float`): share of the training that is done; set it each step of a loop of your own. It starts at
+            1.0, where every schedule has reached its end. `TransferTrainer` and `TrackProgress` set it for you.
+    """
+
+    def __init__(self, model: nn.Module, objectives: Objectives, *, head: str | None = None):
+        self.model = model
+        self.anatomy = anatomy(model, head=head)
+        self.objectives = self._build(objectives)
+        self.terms: dict[str, Tensor] = {}
+        self._columns = objectives.columns() | {"domain"}
+        self._inputs: dict[str, Any] | None = None
+        self._sums: Tensor | None = None
+        self._count = 0
+        # On the CPU whatever the model's device: a kernel takes a zero-dimensional CPU tensor as a plain number, and
+        # `torch.compile` does not recompile when it changes.
+        self._progress = torch.tensor(1.0)
+
+        model.add_module(CHILD, objectives)
+        objectives.attachment = self
+        self._ignore_on_save()
+        self._tap = HeadTap(model, self.anatomy)
+        self._hooks = [
+            model.register_forward_pre_hook(self._before, with_kwargs=True),
+            model.register_forward_hook(self._after, with_kwargs=True),
+        ]
+
+    def _build(self, objectives: Objectives) -> Objectives:
+        weight = next(self.model.get_submodule(self.anatomy.head).parameters())
+        spec = ModelSpec(
+            feature_dim=self.anatomy.feature_dim,
+            num_labels=self.model.config.num_labels,
+            model=self.model,
+            anatomy=self.anatomy,
+        )
+        # The random numbers of the run go on as if nothing had been attached.
+        with torch.random.fork_rng(devices=[] if weight.device.type == "cpu" else [weight.device]):
+            for objective in objectives.values():
+                objective.build(spec)
+        return objectives.to(weight.device).train(self.model.training)
+
+    def _ignore_on_save(self) -> None:
+        """Keep the objectives out of `save_pretrained`; PEFT saves adapters only and needs no telling."""
+        if isinstance(self.model, PreTrainedModel):
+            self._ignored_before = self.model._keys_to_ignore_on_save
+            keys = {f"{CHILD}.{key}" for key in self.objectives.state_dict()}
+            self.model._keys_to_ignore_on_save = {*(self._ignored_before or ()), *keys}
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        return self._progress.item()
+
+    @progress.setter
+    def progress(self, value: float) -> None:
+        self._progress.fill_(value)
+
+    def _before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        columns = {name: kwargs[name] for name in self._columns if name in kwargs}
+        kwargs = {name: value for name, value in kwargs.items() if name not in columns}
+        self._tap.open = model.training and kwargs.get("labels") is not None
+        if self._tap.open:
+            self._inputs = {**kwargs, "columns": columns}
+            if args:
+                self._inputs.setdefault("input_ids", args[0])
+        return args, kwargs
+
+    def _after(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        if not self._tap.open:
+            return output
+        self._tap.open, inputs, self._inputs = False, self._inputs, None
+        loss, logits = (output["loss"], output["logits"]) if isinstance(output, dict) else output[:2]
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            total = self._total(loss, logits, inputs)
+        if isinstance(output, dict):
+            output["loss"] = total
+            return output
+        return (total, *output[1:])
+
+    def _total(self, loss: Tensor, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
+        labels, columns = inputs["labels"], dict(inputs["columns"])
+        self._require(columns, inputs)
+        total = self._task_loss(loss, logits, labels)
+        terms = {"task": total.detach()}
+        batch = TransferBatch(
+            features=self._tap.take(logits, inputs),
+            logits=logits.float(),
+            labels=labels,
+            domain=columns.pop("domain", None),
+            attention_mask=inputs.get("attention_mask"),
+            progress=self._progress,
+            model=self.model,
+            columns=columns,
+        )
+        for name, objective in self.objectives.items():
+            term = objective(batch)
+            terms[name] = term.detach()
+            total = total + objective.weight_at(self._progress) * term
+        self.terms = terms
+        self._add_up([*terms.values(), *self._diagnostics().values()])
+        return total
+
+    def _task_loss(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        problem = getattr(self.model.config, "problem_type", None)
+        if problem == "regression":
+            return labelled_regression(logits, labels)
+        if problem == "multi_label_classification":
+            return labelled_multi_label(logits, labels)
+        return labelled_mean(loss, logits, labels)
+
+    def _require(self, columns: dict[str, Any], inputs: dict[str, Any]) -> None:
+        for objective in self.objectives.values():
+            for name in objective.columns:
+                if name not in columns:
+                    present = ", ".join(sorted({*inputs, *columns} - {"columns"}))
+                    raise ValueError(
+                        f"{type(objective).__name__} needs column `{name}`; the batch has {present}. The term cannot "
+                        "be computed without it. Build the data set with `mix_domains(source, target)`, which adds "
+                        "`domain`, or add the column yourself and keep it with `remove_unused_columns=False`."
+                    )
+
+    def _diagnostics(self) -> dict[str, Tensor]:
+        return {
+            f"{name}_{key}": value
+            for name, objective in self.objectives.items()
+            for key, value in objective.diagnostics.items()
+        }
+
+    def _add_up(self, values: list[Tensor]) -> None:
+        step = torch.stack([value.detach().float() for value in values])
+        self._sums = step if self._sums is None else self._sums + step
+        self._count += 1
+
+    def drain(self) -> tuple[list[str], Tensor | None]:
+        """
+        Names and means of all terms and diagnostics since the last call, as one tensor on the model's device, and
+        start anew. Reading it is the only synchronisation; call it when logging.
+        """
+        names = [*(f"loss_{name}" for name in self.terms), *self._diagnostics()]
+        means = None if self._sums is None else self._sums / self._count
+        self._sums, self._count = None, 0
+        return names, means
+
+    def detach(self) -> None:
+        """Take the objectives off the model, which is then as it was before. Detaching twice is harmless."""
+        if getattr(self.model, CHILD, None) is not self.objectives:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._tap.remove()
+        delattr(self.model, CHILD)
+        if isinstance(self.model, PreTrainedModel):
+            self.model._keys_to_ignore_on_save = self._ignored_before
+        del self.objectives.attachment
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.detach()

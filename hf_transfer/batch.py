@@ -1,0 +1,99 @@
+"""What an objective sees: the model's measurements once at attach time, the tensors of one forward ever after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from hf_transfer.anatomy import Anatomy
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """
+    What is known of a model when objectives are attached to it, before any batch.
+
+    Args:
+        feature_dim (`int`):
+            Width `D` of the features, read off the head of the model.
+        num_labels (`int`):
+            Number `C` of outputs of the head.
+        model (`nn.Module`, *optional*):
+            The model itself, for objectives on weights. Never to be stored as an attribute of an objective: it would
+            become its child module.
+        anatomy (`Anatomy`, *optional*):
+            Head, blocks and embeddings of `model`.
+
+    Example:
+        >>> ModelSpec(feature_dim=4, num_labels=3).feature_dim
+        4
+    """
+
+    feature_dim: int
+    num_labels: int
+    model: nn.Module | None = field(default=None, repr=False, compare=False)
+    anatomy: Anatomy | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class TransferBatch:
+    """
+    One training forward, as the objectives see it. All shapes of the library are documented here, once.
+
+    Dimensions: `B` rows of the micro-batch, `T` tokens, `D` feature width, `C` classes, `K` domains.
+
+    Args:
+        features (`Tensor`):
+            Input of the head, float32. `(B, D)`; `(B, T, D)` for token classification.
+        logits (`Tensor`, *optional*):
+            Output of the model, `(B, C)`; `(B, T, C)` for token classification.
+        labels (`Tensor`, *optional*):
+            `(B,)`, `(B, T)` for tokens, `(B, C)` for several labels a row. Unlabelled entries are -100.
+        domain (`Tensor`, *optional*):
+            `(B,)` int64 in `[0, K)`; 0 is the source.
+        attention_mask (`Tensor`, *optional*):
+            `(B, T)`, 1 where a token counts.
+        progress (`float` or `Tensor`, defaults to 1.0):
+            Share of the training that is done, in [0, 1] (dimensionless).
+        model (`nn.Module`, *optional*):
+            The model in its forward, for objectives on weights.
+        columns (`Mapping[str, Tensor]`, *optional*):
+            The other columns an objective asked for (`Objective.columns`); each is also an attribute of the batch.
+
+    Example:
+        >>> batch = TransferBatch(features=torch.zeros(2, 4), columns={"teacher_logits": torch.ones(2, 3)})
+        >>> batch.teacher_logits.shape
+        torch.Size([2, 3])
+    """
+
+    features: Tensor
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    domain: Tensor | None = None
+    attention_mask: Tensor | None = None
+    progress: float | Tensor = 1.0
+    model: nn.Module | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Tensor:
+        # Only called for names that are no field; `columns` itself is absent while a copy is being unpickled.
+        columns = self.__dict__.get("columns", {})
+        if name in columns:
+            return columns[name]
+        raise AttributeError(
+            f"The batch has no column `{name}`; it has {', '.join(sorted(columns)) or 'no extra columns'}. An "
+            f"objective cannot compute its term without it. Add `{name}` to the data set and name it in `columns` of "
+            "the objective."
+        )
+
+    @property
+    def example_features(self) -> Tensor:
+        """`(B, D)`: the features, or for token classification their mean over the tokens that count."""
+        if self.features.dim() == 2:
+            return self.features
+        if self.attention_mask is None or self.attention_mask.shape != self.features.shape[:2]:
+            return self.features.mean(1)
+        mask = self.attention_mask.to(self.features.dtype).unsqueeze(-1)
+        return (self.features * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -1,0 +1,1 @@
+"""Objectives that bring the features of several domains together."""

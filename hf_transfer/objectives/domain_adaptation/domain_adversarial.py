@@ -1,0 +1,135 @@
+"""Domain-adversarial training (DANN)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from hf_transfer.batch import ModelSpec, TransferBatch
+from hf_transfer.functional.adversarial import domain_cross_entropy, reverse_gradient
+from hf_transfer.objective import Objective
+from hf_transfer.schedules import Schedule, evaluate, warmup
+
+
+class DomainAdversarial(Objective):
+    r"""
+    Domain-adversarial training (DANN): learn features from which a discriminator cannot tell the domain.
+
+    With features $f_i$, domain $d_i \in \{0, \dots, K-1\}$ and discriminator $D$, the term is
+
+    $$ L = -\frac{1}{B} \sum_{i=1}^{B} \log \operatorname{softmax}(D(R_\lambda(f_i)))_{d_i} $$
+
+    where $R_\lambda$ is the identity forward and multiplies the gradient by $-\lambda$ backward: the discriminator
+    descends $L$, the backbone ascends it. $\lambda(p) = 2 / (1 + e^{-\gamma p}) - 1$ for training progress $p \in [0,
+    1]$.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 1024):
+            Width of the two hidden layers of the discriminator, as in the paper's digit experiments and the field's
+            libraries. Its input width is read off the model's head.
+        num_domains (`int`, *optional*, defaults to 2):
+            Number $K$ of values the `domain` column may take.
+        strength (`float` or `Schedule`, *optional*, defaults to `warmup(gamma=10.0)`):
+            Reversal coefficient $\lambda$ (dimensionless). Scales only the gradient into the backbone.
+        weight (`float` or `Schedule`, *optional*, defaults to 1.0):
+            Multiplier of the term in the total loss. Scales discriminator and backbone gradients alike.
+
+    Shape:
+        - `batch.features`: `(B, D)` float32, input of the classification head; `(B, T, D)` of a token classifier is
+          averaged over the tokens of each row.
+        - `batch.domain`: `(B,)` int64 in `[0, K)`; column `domain` of the dataset.
+        - returns: scalar float32, in nats per example; $\log K$ when the discriminator is at chance.
+
+    Degenerate batches:
+        If all rows share one domain the term is an exact zero that still depends on `features`, so ranks stay in step.
+
+    Deviations from the paper:
+        Softmax over K domains instead of a sigmoid over two (equal for K = 2); the discriminator uses LayerNorm,
+        because
+        BatchNorm of a mixed batch would share statistics between the domains and make ranks differ.
+
+    Raises:
+        ValueError: if `num_domains` is below 2 or `hidden_size` below 1; at the first batch if `domain` is missing or
+            outside `[0, K)`.
+
+    Relations:
+        Ordinary training with `mix_domains` and no objective is the source-only baseline: always run it beside. If
+        `domain_adversarial_accuracy` in the logs stays at 1.0 the discriminator wins and the backbone learns nothing
+        from it: lower `objective_lr` or raise `weight`; at 1 / K throughout, the features hold nothing to remove.
+        Shifted
+        class proportions between the domains break the method, which aligns the marginals.
+
+    Example:
+        >>> import torch
+        >>> objective = DomainAdversarial(hidden_size=8).build(ModelSpec(feature_dim=4, num_labels=3))
+        >>> batch = TransferBatch(features=torch.zeros(2, 4), domain=torch.tensor([0, 1]), progress=1.0)
+        >>> objective(batch).shape
+        torch.Size([])
+
+    Paper: Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016, https://huggingface.co/papers/1505.07818
+    """
+
+    columns = ("domain",)
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int = 1024,
+        num_domains: int = 2,
+        strength: float | Schedule = warmup(gamma=10.0),  # noqa: B008  (schedules are immutable)
+        weight: float | Schedule = 1.0,
+    ):
+        super().__init__(weight=weight)
+        if num_domains < 2:
+            raise ValueError(
+                f"`num_domains={num_domains}`: a discriminator of one domain is constant and sends no gradient. Give "
+                "the number of different values of the `domain` column, 2 or more."
+            )
+        if hidden_size < 1:
+            raise ValueError(
+                f"`hidden_size={hidden_size}` leaves the discriminator without hidden units, so it cannot learn. Give "
+                "a positive width, such as the default 1024."
+            )
+        self.hidden_size = hidden_size
+        self.num_domains = num_domains
+        self.strength = strength
+        self._domain_checked = False
+
+    def build(self, spec: ModelSpec) -> Self:
+        """Make the discriminator for features of width `spec.feature_dim`."""
+        width = self.hidden_size
+        self.discriminator = nn.Sequential(
+            nn.Linear(spec.feature_dim, width),
+            nn.LayerNorm(width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
+            nn.ReLU(),
+            nn.Linear(width, self.num_domains),
+        )
+        self._domain_checked = False
+        return self
+
+    def forward(self, batch: TransferBatch) -> Tensor:
+        """The discriminator's cross-entropy, with the gradient into the features reversed."""
+        assert batch.domain is not None  # a missing column is refused when the batch arrives
+        self._check_domain(batch.domain)
+        strength = evaluate(self.strength, batch.progress)
+        logits = self.discriminator(reverse_gradient(batch.example_features, strength))
+        with torch.no_grad():
+            self.diagnostics = {"accuracy": (logits.argmax(-1) == batch.domain).float().mean()}
+        return domain_cross_entropy(logits, batch.domain)
+
+    def _check_domain(self, domain: Tensor) -> None:
+        # Once: reading values back waits for the device, and on CUDA a wrong index ends the process.
+        if self._domain_checked or torch.compiler.is_compiling():
+            return
+        low, high = int(domain.min()), int(domain.max())
+        if low < 0 or high >= self.num_domains:
+            raise ValueError(
+                f"Column `domain` holds values from {low} to {high}, but the discriminator tells {self.num_domains} "
+                "domains apart, numbered from 0. Cross-entropy has no such class. Number the domains from 0 "
+                f"(`mix_domains` does) and pass `DomainAdversarial(num_domains={max(high + 1, 2)})`."
+            )
+        self._domain_checked = True

@@ -1,0 +1,1 @@
+"""Objectives that keep what the source model knew."""

@@ -1,0 +1,83 @@
+"""`HeadTap`: the features of a forward, read off as the input of the head and pooled as the model pools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_transfer.anatomy import Anatomy
+
+
+class HeadTap:
+    """
+    Keeps what enters the head of a model during the forwards in which it is `open`.
+
+    Args:
+        model (`nn.Module`):
+            Any classifier of `transformers`, also under PEFT.
+        anatomy (`Anatomy`):
+            Its anatomy; only the head is used.
+    """
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy):
+        self.config = getattr(model, "config", None)
+        self.open = False
+        self._input: Tensor | None = None
+        self._hook = model.get_submodule(anatomy.head).register_forward_pre_hook(self._keep)
+
+    def _keep(self, head: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self.open:
+            self._input = args[0]
+
+    def take(self, logits: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        """
+        The features of the forward that just ended, and forget them.
+
+        Args:
+            logits (`Tensor`): the model's output, `(B, C)` or `(B, T, C)`: tells whether the model pooled after its
+            head.
+            inputs (`Mapping`): what the model was called with; `input_ids` show which token a decoder pools at.
+
+        Shape:
+            - returns float32 `(B, D)`, or `(B, T, D)` where the logits are per token.
+
+        Raises:
+            RuntimeError: if the forward did not pass through the head.
+        """
+        features, self._input = self._input, None
+        if features is None:
+            raise RuntimeError(
+                "The forward did not pass through the head that was found at attach time: there are no features for "
+                'the objectives. Name the module whose input are the features: `attach(model, ..., head="...")`.'
+            )
+        features = features.float()
+        if features.dim() == 4:  # channels first: a convolution as head
+            features = features.mean((2, 3))
+        while features.dim() > max(2, logits.dim()):
+            features = self._pool(features, inputs)
+        return features
+
+    def _pool(self, features: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+        """`(B, T, D)` to `(B, D)`: the last token that is not padding for text, the mean for anything else."""
+        input_ids = inputs.get("input_ids")
+        if input_ids is None and inputs.get("inputs_embeds") is None:
+            return features.mean(1)
+        rows = torch.arange(len(features), device=features.device)
+        return features[rows, self._last_token(input_ids, features)]
+
+    def _last_token(self, input_ids: Tensor | None, features: Tensor) -> Tensor | int:
+        # The rule of transformers' GenericForSequenceClassification: pad tokens are told by their id, not by the mask.
+        text_config = self.config.get_text_config() if self.config is not None else None
+        pad = getattr(text_config, "pad_token_id", None)
+        if pad is None or input_ids is None or input_ids.shape[1] != features.shape[1]:
+            return -1
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return (positions * (input_ids != pad)).argmax(-1)
+
+    def remove(self) -> None:
+        """Take the hook off the head."""
+        self._hook.remove()
+        self._input = None

@@ -1,0 +1,158 @@
+"""`TransferTrainer`: a `Trainer` whose model carries objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from typing_extensions import Unpack
+
+from hf_transfer.anatomy import Anatomy, anatomy
+from hf_transfer.arguments import TransferArguments
+from hf_transfer.attach import Attachment, attach
+from hf_transfer.callbacks.progress import TrackProgress
+from hf_transfer.checkpoint import load_objectives, save_objectives
+from hf_transfer.data.sampling import domain_sampler
+from hf_transfer.objective import Objective, Objectives
+from hf_transfer.optim import learning_rates, split_groups
+
+
+if TYPE_CHECKING:
+    import optuna
+
+    from hf_transfer.trainer_kwargs import TrainerKwargs
+
+
+class TransferTrainer(Trainer):
+    """
+    A `Trainer` that trains a model with objectives, a learning rate for each part and mixed domains.
+
+    Args:
+        model (`PreTrainedModel` or `nn.Module`, *optional*):
+            Any classifier of `transformers`, also under PEFT; or give `model_init`.
+        args (`TransferArguments` or `TrainingArguments`, *optional*):
+            Options of the loop.
+        objectives (`Iterable[Objective]`, *optional*):
+            Terms added to the task loss. Without any, the trainer is the stock one but for the scaling below.
+        **kwargs:
+            Everything else `Trainer` takes, unchanged.
+
+    Each term is logged as `loss_<name>` beside `loss_task`, unweighted, averaged over accumulation steps and ranks.
+    Every term is a mean over its micro-batch, divided once by the number of accumulation steps: with models whose loss
+    ignores `num_items_in_batch` the stock `Trainer` multiplies the gradient by that number instead.
+
+    Raises:
+        ValueError: if objectives meet label smoothing or `compute_loss_func`, which act outside the model, or
+            `nn.DataParallel`; and whatever `attach` raises.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        objectives: Iterable[Objective] = (),
+        **kwargs: Unpack[TrainerKwargs],
+    ):
+        self._objectives = list(objectives)
+        self.attachment: Attachment | None = None
+        args = TransferArguments(output_dir="tmp_trainer") if args is None else args
+        self._refuse_outside_losses(args, kwargs.get("compute_loss_func"))
+        super().__init__(model, args, **kwargs)
+        # Every term is a micro-batch mean, to be divided once by the accumulation steps, in `training_step`.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        if model is not None:
+            self._attach(self.model)
+
+    def _refuse_outside_losses(self, args: TrainingArguments, compute_loss_func: Any) -> None:
+        if not self._objectives:
+            return
+        if args.label_smoothing_factor:
+            raise ValueError(
+                f"`label_smoothing_factor={args.label_smoothing_factor}` with objectives: the Trainer then computes "
+                "the loss outside the model and drops every term inside it. Leave it at 0.0."
+            )
+        if compute_loss_func is not None:
+            raise ValueError(
+                "`compute_loss_func` with objectives: it replaces the model's own loss, which carries the terms. "
+                "Write the function as an `Objective` and pass it in `objectives`."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs in one process: `nn.DataParallel` copies the model each step and the objectives' "
+                "terms are lost. Start one process per GPU with `accelerate launch`, or show one by "
+                "CUDA_VISIBLE_DEVICES."
+            )
+
+    @property
+    def objectives(self) -> Objectives:
+        """The attached objectives by name; prints as the total loss."""
+        return self.attachment.objectives if self.attachment is not None else Objectives()
+
+    def _attach(self, model: nn.Module) -> None:
+        if not self._objectives:
+            return
+        self.attachment = attach(model, self._objectives)
+        self.remove_callback(TrackProgress)
+        self.add_callback(TrackProgress(self.attachment))
+
+    def call_model_init(self, trial: optuna.Trial | dict[str, Any] | None = None) -> nn.Module:
+        """A fresh model, with the objectives built anew for it."""
+        model = super().call_model_init(trial)
+        self._attach(model)
+        return model
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        missing = self.objectives.columns() - set(self._signature_columns)
+        self._signature_columns += sorted(missing)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        # Asked of the data set as given: unused columns, `domain` among them, may be gone from `train_dataset`.
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return domain_sampler(self.train_dataset, seed) or super()._get_train_sampler(train_dataset)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The stock optimizer, its groups split by the learning rates of the arguments."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if fresh and isinstance(self.args, TransferArguments) and self.args.rates_by_part:
+            model = self.model if model is None else model
+            rates = learning_rates(model, self._anatomy(model), **self.args.rates_by_part)
+            split_groups(optimizer, model.named_parameters(), rates)
+        return optimizer
+
+    def _anatomy(self, model: nn.Module) -> Anatomy:
+        return self.attachment.anatomy if self.attachment is not None else anatomy(model)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the mean of every term since the last training log."""
+        if "loss" in logs and self.attachment is not None:
+            names, means = self.attachment.drain()
+            if means is not None:
+                means = self.accelerator.reduce(means, reduction="mean")
+                logs.update(zip(names, means.tolist(), strict=True))
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; in a checkpoint (an internal call), the state of the objectives beside it."""
+        super().save_model(output_dir, _internal_call)
+        # FSDP writes the whole module tree, objectives included, into its own checkpoint.
+        if _internal_call and self.args.should_save and not self.is_fsdp_enabled:
+            save_objectives(self.objectives, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self.is_fsdp_enabled:
+            load_objectives(self.objectives, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if not self.is_fsdp_enabled and self.state.best_model_checkpoint is not None:
+            load_objectives(self.objectives, Path(self.state.best_model_checkpoint))
