@@ -15,6 +15,16 @@ Named = tuple[str, nn.Module]
 
 OBJECTIVES = "transfer_objectives"  # the child that `attach` adds; it is no part of the model
 _WRAPPERS = re.compile(r"\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
+_EMBEDDING = re.compile(r"(?:^|_)(?:emb|token|prompt)")
+# Children registered on the wrong side of the blocks beside them, as `class.child`: seen by running each architecture of
+# transformers 5.23. The tree cannot tell these; everything else runs in registration order.
+_RUNS_BEFORE = re.compile(
+    r"LayoutLMv3Encoder\.rel_pos_.*|Qwen3ASRAudioEncoder\.conv.*|(?:DebertaV2|SEWDTransformer)Encoder\.(?:LayerNorm|conv)"
+)
+_RUNS_AFTER = re.compile(
+    r"\.pooler|\.final_layer_norm|BigBirdPegasus\w+\.layernorm_embedding|T5Gemma\w+\.norm"
+    r"|(?:Wav2Vec2Conformer|StableLayerNorm|EncoderStableLayerNorm)\w*\.layer_norm"
+)
 
 
 class Piece(NamedTuple):
@@ -23,7 +33,7 @@ class Piece(NamedTuple):
     names: tuple[str, ...]
     is_block: bool = False
     is_module: bool = True
-    in_stage: bool = False  # between the blocks of one stack, such as the patch merging of a Swin stage
+    is_embedding: bool = False  # by type or name, and not between the blocks of one stack (patch merging)
 
 
 def bare_name(name: str) -> str:
@@ -65,12 +75,8 @@ def _unwrap(name: str, module: nn.Module) -> Named:
     return name, module
 
 
-def _is_list(module: nn.Module) -> bool:
-    return isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 0
-
-
 class ForwardOrder:
-    r"""
+    """
     The pieces of a model in the order in which they run, as far as the module tree tells: registration order.
 
     **Blocks** are the items of lists (`nn.ModuleList`, `nn.Sequential`), the finest that are still whole units. A list counts if
@@ -87,53 +93,56 @@ class ForwardOrder:
 
     Args:
         model (`nn.Module`): The model.
-        head (`str`, *optional*): Name of the head; the modules that hold it are then taken apart.
+        head (`str`, *optional*): Name of a module in which no blocks are looked for.
         blocks (`Sequence[str]`, *optional*): Names of the blocks, instead of the rules above.
     """
 
     def __init__(self, model: nn.Module, *, head: str | None = None, blocks: Sequence[str] | None = None) -> None:
         self.model = model
-        self.head = head
-        self.given = frozenset(blocks or ())
-        self.lists: set[str] = set()
-        self.least = 2  # weight matrices in a block
+        self._head = head
+        self._given = frozenset(blocks or ())
+        self._lists: set[str] = set()
+        self._least = 2  # weight matrices in a block
         self._counts: dict[int, int] = {}
         if blocks is None:
             found = list(self._outer_lists("", model))
             if not found:
-                self.least = 1
+                self._least = 1
                 found = list(self._outer_lists("", model))
             for named in found:
                 self._open(named)
-        self._opened = {above for name in (*self.lists, *self.given) for above in ancestors(name)}
-        self._above_head = set() if head is None else set(ancestors(head))
+        self._opened = {above for name in (*self._lists, *self._given) for above in ancestors(name)}
+        self._heads: frozenset[str] = frozenset()
+        self._above_heads: frozenset[str] = frozenset()
 
-    def pieces(self) -> list[Piece]:
-        """All pieces that own parameters or buffers, in forward order."""
+    def pieces(self, heads: Iterable[str] = ()) -> list[Piece]:
+        """All pieces that own parameters or buffers, in forward order; what holds a head is taken apart."""
+        self._heads = frozenset(heads)
+        self._above_heads = frozenset(above for head in self._heads for above in ancestors(head))
         return list(self._walk("", self.model, in_stage=False))
 
     def holds_blocks(self, name: str) -> bool:
         """Whether blocks lie below the module `name`."""
-        return name in self._opened or name in self.lists
+        return name in self._opened or name in self._lists
 
     # -- which lists hold blocks
 
     def _matrices(self, named: Named) -> int:
-        """How many modules below own a tensor of two or more dimensions: quantised weights may be buffers, adapters do not count."""
+        """How many modules below own a tensor of two or more dimensions: quantised weights may be buffers; adapters are left out."""
         name, module = named
         if id(module) not in self._counts:
             _, bare = _unwrap(name, module)
-            own = [*bare.parameters(recurse=False), *bare.buffers(recurse=False)]
-            below = sum(self._matrices(child) for child in bare_children(name, module))
-            self._counts[id(module)] = below + any(tensor.ndim >= 2 for tensor in own)
+            own = any(tensor.ndim >= 2 for tensor in (*bare.parameters(recurse=False), *bare.buffers(recurse=False)))
+            self._counts[id(module)] = own + sum(self._matrices(child) for child in bare_children(name, module))
         return self._counts[id(module)]
 
     def _is_block_list(self, named: Named) -> bool:
-        if not _is_list(named[1]) or (self.head is not None and self.head.startswith(f"{named[0]}.")):
+        name, module = named
+        if not isinstance(module, nn.ModuleList | nn.Sequential) or f"{self._head}.".startswith(f"{name}."):
             return False
-        items = [item for item in bare_children(*named) if any(True for _ in item[1].children())]
-        whole = [item for item in items if self._matrices(item) >= self.least]
-        return 2 * len(whole) > len(list(named[1].children()))
+        items = list(bare_children(*named))
+        whole = [item for item in items if any(item[1].children()) and self._matrices(item) >= self._least]
+        return 2 * len(whole) > len(items)
 
     def _outer_lists(self, name: str, module: nn.Module) -> Iterator[Named]:
         """The lists of blocks below a module, without the lists inside their items."""
@@ -144,8 +153,8 @@ class ForwardOrder:
                 yield from self._outer_lists(*child)
 
     def _open(self, named: Named) -> None:
-        """Note a list as a list of blocks; if its items are stages, their lists too."""
-        self.lists.add(named[0])
+        """Note a list of blocks or of stages, and the lists of its stages."""
+        self._lists.add(named[0])
         inner = [found for item in bare_children(*named) if (found := self._list_of_stage(item)) is not None]
         types = [[type(item) for item in module.children()] for _, module in inner]
         if any(len(kinds) == 1 or len(set(kinds)) < len(kinds) for kinds in types):
@@ -158,10 +167,9 @@ class ForwardOrder:
         if len(lists) != 1:
             return None
         size = max(self._matrices(item) for item in bare_children(*lists[0]))
-        inner = lists[0][0]
-        while unit[0] != inner:
+        while unit[0] != lists[0][0]:
             children = list(bare_children(*unit))
-            unit = next(child for child in children if f"{inner}.".startswith(f"{child[0]}."))
+            unit = next(child for child in children if f"{lists[0][0]}.".startswith(f"{child[0]}."))
             if any(self._matrices(child) >= size for child in children if child[0] != unit[0]):
                 return None
         return lists[0]
@@ -169,62 +177,69 @@ class ForwardOrder:
     # -- the walk
 
     def _walk(self, name: str, module: nn.Module, *, in_stage: bool) -> Iterator[Piece]:
+        """The pieces of a module that holds blocks or a head."""
         inner, bare = _unwrap(name, module)
         for key, _ in bare.named_parameters(recurse=False):
-            yield Piece((f"{inner}.{key}" if inner else key,), is_module=False, in_stage=in_stage)
-        children = self._by_input(list(bare_children(name, module)))
+            embedding = not in_stage and _EMBEDDING.search(key) is not None
+            yield Piece((f"{inner}.{key}" if inner else key,), is_module=False, is_embedding=embedding)
+        children, late = self._in_order(type(bare).__name__, list(bare_children(name, module)))
         done: set[str] = set()
         for child in children:
+            group = self._lockstep(child, children)
             if child[0] in done:
                 continue
-            group = self._lockstep(child, children)
-            if any(name in self.lists for name, _ in group):
+            if any(name in self._lists for name, _ in group):
                 done.update(name for name, _ in group)
                 for row in zip(*(bare_children(*member) for member in group), strict=True):
                     yield from self._row(row)
             else:
-                yield from self._single(child, in_stage=in_stage)
+                yield from self._single(child, plain=in_stage or child[0] in late, in_stage=in_stage)
 
-    def _single(self, named: Named, *, in_stage: bool) -> Iterator[Piece]:
+    def _single(self, named: Named, *, plain: bool, in_stage: bool) -> Iterator[Piece]:
         name, module = named
-        if name in self.given:
+        if name in self._given:
             yield Piece((name,), is_block=True)
-        elif name != self.head and (name in self._opened or name in self._above_head):
+        elif name not in self._heads and (name in self._opened or name in self._above_heads):
             yield from self._walk(name, module, in_stage=in_stage)
         elif any(True for _ in module.parameters()) or any(True for _ in module.buffers()):
-            yield Piece((name,), in_stage=in_stage)
+            embedding = isinstance(module, nn.Embedding) or _EMBEDDING.search(name.rpartition(".")[2]) is not None
+            yield Piece((name,), is_embedding=embedding and not plain)
 
     def _row(self, row: Sequence[Named]) -> Iterator[Piece]:
         """One item of a list, or of several lists in lockstep: a stage or a block."""
-        if any(self.holds_blocks(name) for name, _ in row):
-            for named in row:
-                if named[0] in self.lists:  # the item is itself a list of blocks
-                    for item in bare_children(*named):
-                        yield from self._row([item])
-                else:
-                    yield from self._single(named, in_stage=True)
-        elif any(self._matrices(named) >= self.least for named in row):
+        staged = any(self.holds_blocks(name) for name, _ in row)
+        if not staged and any(self._matrices(named) >= self._least for named in row):
             yield Piece(tuple(name for name, _ in row), is_block=True)
-        else:
-            for named in row:
-                yield from self._single(named, in_stage=True)
+            return
+        for named in row:
+            if named[0] in self._lists:  # a stage that is itself a list of blocks
+                for item in bare_children(*named):
+                    yield from self._row([item])
+            else:
+                yield from self._single(named, plain=True, in_stage=True)
 
     def _lockstep(self, named: Named, siblings: Iterable[Named]) -> list[Named]:
         """The lists that run side by side with this one, itself included."""
 
-        def uniform(module: nn.Module) -> bool:
-            return isinstance(module, nn.ModuleList) and len({type(item) for item in module}) == 1
+        def size(module: nn.Module) -> int:
+            uniform = isinstance(module, nn.ModuleList) and len({type(item) for item in module}) == 1
+            return len(list(module.children())) if uniform else 0
 
-        name, module = named
-        if not uniform(module) or name in self._above_head or (self.given and name in self._opened):
+        length = size(named[1])
+        if length == 0 or self._given:
             return [named]
-        length = len(list(module.children()))
-        return [other for other in siblings if uniform(other[1]) and len(list(other[1].children())) == length]
+        return [other for other in siblings if size(other[1]) == length]
 
-    def _by_input(self, children: list[Named]) -> list[Named]:
+    def _in_order(self, kind: str, children: list[Named]) -> tuple[list[Named], set[str]]:
+        """Children in forward order, and the names of those that had to be put last."""
+        where = {name: f"{kind}.{name.rpartition('.')[2]}" for name, _ in children}
+        early = [child for child in children if _RUNS_BEFORE.search(where[child[0]])]
+        late = [child for child in children if _RUNS_AFTER.search(where[child[0]])]
         towers = [child for child in children if child[0] in self._opened]
         reads_tokens = [getattr(module, "main_input_name", "input_ids") == "input_ids" for _, module in towers]
+        readers = [tower for tower, tokens in zip(towers, reads_tokens, strict=True) if tokens]
         if reads_tokens == sorted(reads_tokens):
-            return children
-        last = [tower for tower, tokens in zip(towers, reads_tokens, strict=True) if tokens]
-        return [child for child in children if child not in last] + last
+            readers = []
+        moved = {name for name, _ in (*early, *late, *readers)}
+        rest = [child for child in children if child[0] not in moved]
+        return [*early, *rest, *readers, *late], {name for name, _ in late}

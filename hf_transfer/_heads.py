@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from ._blocks import Piece, ancestors, bare_modules
 
 
-__all__ = ["find_head", "input_width"]
+__all__ = ["find_head", "input_width", "possible_heads"]
 
 # PatchTSMixer scales its output with this module; one of its layers has two outputs by construction, whatever the labels
 _NO_HEADS = frozenset({"inject_scale"})
@@ -38,38 +39,55 @@ def input_width(model: nn.Module, head: str) -> int:
 
 def find_head(model: nn.Module, pieces: Sequence[Piece]) -> str:
     """
-    The one layer outside the blocks that returns the logits, or the forecast.
+    The one module outside the blocks that returns the logits, or the forecast.
 
-    A layer outside the base model is preferred, then one after the last block. Of several in one classification head the
-    last is taken; of several side by side in a list, the module that owns the list.
+    Raises:
+        ValueError: if there are several, or none.
+    """
+    heads = possible_heads(model, pieces)
+    if len(heads) == 1:
+        return heads[0]
+    _, owner = _pretrained(model)
+    if heads:
+        raise ValueError(
+            f"{type(owner).__name__} has several layers that could be its head: {', '.join(heads)}; features are read at one of "
+            f'them, and guessing could read the wrong ones. Name it: anatomy(model, head="{heads[0]}").'
+        )
+    layers = [f"{layer.name} ({layer.outputs} outputs)" for layer in _layers(model, pieces)]
+    listing = f" (found {', '.join(layers[:8])}{', ...' if layers[8:] else ''})" if layers else ""
+    raise ValueError(
+        f"{type(owner).__name__} has no layer with {_label_count(owner)} outputs, its number of labels, outside its blocks{listing}; "
+        "without a head there is no place to read features and no end of the backbone. Load the model with "
+        "AutoModelFor...Classification.from_pretrained(...), or name the layer: anatomy(model, head=...)."
+    )
+
+
+def possible_heads(model: nn.Module, pieces: Sequence[Piece]) -> list[str]:
+    """
+    The linear layers and convolutions with as many outputs as there are labels; for a forecaster any.
+
+    Those outside the base model are preferred, then those after the last block. Of several in one classification head the
+    last is taken; of several side by side in a list (the parameters of a distribution) the module that owns the list.
     """
     owner_name, owner = _pretrained(model)
+    forecasts = type(owner).__name__.endswith(
+        "ForPrediction"
+    )  # transformers' name for forecasters: they have no labels
     wanted = _label_count(owner)
-    forecasts = type(owner).__name__.endswith("ForPrediction")  # transformers' name for forecasters: they have no labels
-    layers = list(_layers(model, pieces))
-    found = layers if forecasts else [layer for layer in layers if layer.outputs == wanted]
+    found = [layer for layer in _layers(model, pieces) if forecasts or layer.outputs == wanted]
     base = ".".join(filter(None, [owner_name, getattr(owner, "base_model_prefix", "")])) + "."
     last_block = max((place for place, piece in enumerate(pieces) if piece.is_block), default=-1)
     found = [layer for layer in found if not layer.name.startswith(base)] or found
     found = [layer for layer in found if layer.place > last_block] or found
-    if not found:
-        raise ValueError(
-            f"{type(owner).__name__} has no linear layer or convolution with {wanted} outputs (its number of labels) outside its "
-            f"blocks{_listing(layers)}; without the head there is no place to read features and no end of the backbone. "
-            "Load the model with AutoModelFor...Classification.from_pretrained(...), or name the layer: anatomy(model, head=...)."
-        )
-    if len({layer.place for layer in found}) > 1:
-        raise ValueError(
-            f"{type(owner).__name__} has several layers that could be its head{_listing(found)}; features are read at one of "
-            f'them, and guessing would train the wrong one. Name it: anatomy(model, head="{found[0].name}").'
-        )
-    names = [layer.name for layer in found]
-    if len(names) == 1:
-        return names[0]
-    shared = os.path.commonprefix([ancestors(name) for name in names])[-1]
-    if isinstance(model.get_submodule(shared), nn.ModuleList):
-        return shared.rpartition(".")[0]
-    return shared if forecasts else names[-1]
+    heads: list[str] = []
+    for _, layers in itertools.groupby(found, key=lambda layer: layer.place):
+        names = [layer.name for layer in layers]
+        shared = os.path.commonprefix([[*ancestors(name), name] for name in names])[-1]
+        if isinstance(model.get_submodule(shared), nn.ModuleList):
+            heads.append(shared.rpartition(".")[0])
+        else:
+            heads.append(shared if forecasts else names[-1])
+    return heads
 
 
 def _label_count(owner: nn.Module) -> int | None:
@@ -102,10 +120,3 @@ def _widths(module: nn.Module) -> tuple[int, int] | None:
         if isinstance(widths[0], int) and isinstance(widths[1], int):
             return widths[0], widths[1]
     return None
-
-
-def _listing(layers: Sequence[_Layer]) -> str:
-    if not layers:
-        return ""
-    shown = ", ".join(f"{layer.name} ({layer.outputs} outputs)" for layer in layers[:8])
-    return f": {shown}" + (f" and {len(layers) - 8} more" if len(layers) > 8 else "")

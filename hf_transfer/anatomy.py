@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from ._blocks import OBJECTIVES, ForwardOrder, Piece, ancestors, bare_name
-from ._heads import find_head, input_width
+from ._heads import find_head, input_width, possible_heads
 
 
 __all__ = ["Anatomy", "anatomy"]
-
-_EMBEDDING = re.compile(r"(?:^|_)(?:emb|token|prompt)")
 
 
 @dataclass(frozen=True)
@@ -109,11 +106,17 @@ def anatomy(model: nn.Module, *, head: str | None = None, blocks: str | Sequence
     if head is not None:
         _check_name(head, "head", names)
     given = None if blocks is None else _given_blocks(model, blocks, names)
-    if head is None:
-        head = find_head(model, ForwardOrder(model, blocks=given).pieces())
     order = ForwardOrder(model, head=head, blocks=given)
+    pieces = order.pieces()
+    if head is None:
+        head = find_head(model, pieces)
+    # logits may be the mean of two heads (SwiftFormer): the one not chosen is no less a part of the head
+    others = [
+        name for name in possible_heads(model, pieces) if head not in ancestors(name) and name not in ancestors(head)
+    ]
+    heads = list(dict.fromkeys([head, *others]))
     # a module registered twice appears here under both names, in `named_modules()` under the first
-    pieces = [piece for piece in order.pieces() if not piece.is_module or piece.names[0] in names]
+    pieces = [piece for piece in order.pieces(heads) if not piece.is_module or piece.names[0] in names]
     units = [piece for piece in pieces if piece.is_block]
     if not units:
         raise ValueError(
@@ -133,7 +136,7 @@ def anatomy(model: nn.Module, *, head: str | None = None, blocks: str | Sequence
     modules: dict[str, list[str]] = {part: [] for part in _part_names(len(units))}
     parts: dict[str, list[str]] = {part: [] for part in modules}
     home: dict[str, str] = {}
-    for piece, part in _assign(model, pieces, units, head, order):
+    for piece, part in _assign(pieces, units, heads, order):
         home.update((bare_name(name), part) for name in piece.names)
         if piece.is_module:
             modules[part].extend(piece.names)
@@ -145,7 +148,9 @@ def anatomy(model: nn.Module, *, head: str | None = None, blocks: str | Sequence
     return Anatomy(
         head=head,
         blocks=tuple(unit.names[0] for unit in units),
-        embeddings=tuple(modules["embeddings"]),
+        embeddings=tuple(
+            name for name in modules["embeddings"] if any(True for _ in model.get_submodule(name).parameters())
+        ),
         feature_dim=input_width(model, head),
         _parts=parts,
         _modules=modules,
@@ -157,34 +162,31 @@ def _part_names(count: int) -> list[str]:
 
 
 def _assign(
-    model: nn.Module, pieces: Sequence[Piece], units: Sequence[Piece], head: str, order: ForwardOrder
+    pieces: Sequence[Piece], units: Sequence[Piece], heads: Sequence[str], order: ForwardOrder
 ) -> Iterator[tuple[Piece, str]]:
     """The part of each piece, by the rules in the docstring of [`Anatomy`]."""
     number = {unit.names[0]: f"block.{index}" for index, unit in enumerate(units)}
-    above_head = set(ancestors(head))
-    following = [number[piece.names[0]] if piece.is_block else "" for piece in pieces]
-    for place in reversed(range(len(pieces))):
-        following[place] = following[place] or (following[place + 1] if place + 1 < len(pieces) else "neck")
+    above_heads = {above for head in heads for above in ancestors(head)}
     first = next(place for place, piece in enumerate(pieces) if piece.is_block)
-    for place, piece in enumerate(pieces):
+    parts: list[str] = []
+    following = "neck"
+    for place, piece in reversed(list(enumerate(pieces))):
         name = piece.names[0]
-        holder, _, key = name.rpartition(".")
-        if name == head:
-            yield piece, "head"
+        holder = name.rpartition(".")[0]
+        if name in heads:
+            part = "head"
         elif piece.is_block:
-            yield piece, number[name]
-        elif holder in above_head and not order.holds_blocks(holder):
-            yield piece, "neck"  # in the classification head, which RoBERTa's derivatives register before the base model
-        elif not piece.in_stage and (_EMBEDDING.search(key) or _is_table(model, piece)):
-            yield piece, "embeddings"
-        elif holder in above_head and not piece.is_module:
-            yield piece, "neck"  # beside the head, such as the weights with which wav2vec2 sums its layers
+            part = following = number[name]
+        elif holder in above_heads and not order.holds_blocks(holder):
+            part = "neck"  # inside a classification head, which RoBERTa's derivatives register before the base model
+        elif piece.is_embedding:
+            part = "embeddings"
+        elif holder in above_heads and not piece.is_module:
+            part = "neck"  # beside the head, such as the weights with which wav2vec2 sums its layers
         else:
-            yield piece, "embeddings" if place < first else following[place]
-
-
-def _is_table(model: nn.Module, piece: Piece) -> bool:
-    return piece.is_module and isinstance(model.get_submodule(piece.names[0]), nn.Embedding)
+            part = "embeddings" if place < first else following
+        parts.append(part)
+    return zip(pieces, reversed(parts), strict=True)
 
 
 def _given_blocks(model: nn.Module, blocks: str | Sequence[str], names: set[str]) -> list[str]:

@@ -69,7 +69,7 @@ class Objective(nn.Module):
     @property
     def name(self) -> str:
         """The class name in snake case: the key of the term in `Attachment.terms` and, after `loss_`, in the logs."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
     @property
     def paper(self) -> str:

@@ -63,7 +63,7 @@ class TransferTrainer(Trainer):
         self.attachment: Attachment | None = None
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
         self._refuse_outside_losses(args, kwargs.get("compute_loss_func"))
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, **{**kwargs, "callbacks": [TrackProgress(), *(kwargs.get("callbacks") or ())]})
         # Every term is a micro-batch mean, to be divided once by the accumulation steps, in `training_step`.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -96,11 +96,8 @@ class TransferTrainer(Trainer):
         return self.attachment.objectives if self.attachment is not None else Objectives()
 
     def _attach(self, model: nn.Module) -> None:
-        if not self._objectives:
-            return
-        self.attachment = attach(model, self._objectives)
-        self.remove_callback(TrackProgress)
-        self.add_callback(TrackProgress(self.attachment))
+        if self._objectives:
+            self.attachment = attach(model, self._objectives)
 
     def call_model_init(self, trial: optuna.Trial | dict[str, Any] | None = None) -> nn.Module:
         """A fresh model, with the objectives built anew for it."""

@@ -10,11 +10,16 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 from transformers.training_args import ParallelMode
 
 from hf_transfer.callbacks.phases import Phase
+
+
+# Renamed in transformers 5.23; the old name may go once that is the oldest version supported.
+_NEW_NAME = hasattr(TrainingArguments, "activation_checkpointing_kwargs")
+_NOT_REENTRANT = f"{'activation' if _NEW_NAME else 'gradient'}_checkpointing_kwargs={{'use_reentrant': False}}"
 
 
 def check_arguments(args: TrainingArguments, model: nn.Module) -> None:
@@ -45,21 +50,28 @@ def check_arguments(args: TrainingArguments, model: nn.Module) -> None:
 
 
 def _check_ddp(args: TrainingArguments, model: nn.Module) -> None:
-    checkpointing = args.gradient_checkpointing or getattr(model, "is_gradient_checkpointing", False)
+    checkpointing = args.gradient_checkpointing or any(map(_checkpoints, model.modules()))
     # The Trainer (`_build_accelerator_args`, transformers 5.23) decides before any callback is called, so that it can
     # only be checked here: for a `PreTrainedModel`, None means "unless activations are checkpointed".
-    finds_unused = not checkpointing if args.ddp_find_unused_parameters is None else args.ddp_find_unused_parameters
+    finds_unused = args.ddp_find_unused_parameters
+    if finds_unused is None:
+        finds_unused = not (checkpointing and isinstance(model, PreTrainedModel))
     if not finds_unused:
         why = "activation checkpointing turns it off" if checkpointing else "it is set to False"
         raise ValueError(
-            f"DDP runs without `find_unused_parameters` ({why}) - it would wait forever for gradients of frozen "
-            "parameters - pass ddp_find_unused_parameters=True"
-            + (" and gradient_checkpointing_kwargs={'use_reentrant': False}." if checkpointing else ".")
+            f"DDP runs without `find_unused_parameters` ({why}) - it waits for the gradients of frozen parameters, "
+            "and the second step fails - pass ddp_find_unused_parameters=True"
+            + (f" and {_NOT_REENTRANT}." if checkpointing else ".")
         )
     if getattr(args, "ddp_static_graph", None):
         raise ValueError(
             "DDP runs with a static graph - thawing changes which parameters take part - leave `ddp_static_graph` out."
         )
+
+
+def _checkpoints(module: nn.Module) -> bool:
+    # The flag that `PreTrainedModel` sets on its layers; its public property was renamed in transformers 5.23.
+    return getattr(module, "gradient_checkpointing", False) is True
 
 
 def check_checkpointing(model: nn.Module) -> None:
@@ -73,11 +85,11 @@ def check_checkpointing(model: nn.Module) -> None:
         # A `functools.partial` of `torch.utils.checkpoint.checkpoint`, set by `PreTrainedModel`, here as of
         # transformers 5.
         keywords = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
-        if keywords.get("use_reentrant") and getattr(module, "gradient_checkpointing", False):
+        if keywords.get("use_reentrant") and _checkpoints(module):
             raise ValueError(
                 "Activations are checkpointed with use_reentrant=True - a block whose input needs no gradient, "
-                "because all below it is frozen, then gets none for its own parameters either - pass "
-                "gradient_checkpointing_kwargs={'use_reentrant': False}."
+                f"because all below it is frozen, then gets none for its own parameters either - pass "
+                f"{_NOT_REENTRANT}."
             )
 
 

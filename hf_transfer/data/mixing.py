@@ -60,8 +60,8 @@ def mix_domains(
       transform set by `with_transform` goes on working, also when every domain has another one; transforms set on the
       result must hand `domain` and the labels on.
     - `datasets.IterableDataset`: domains alternate row by row and short ones restart until the longest has ended, so
-      any K consecutive rows of a pass hold all K domains. Shuffle *before* mixing; `set_epoch` and `state_dict` work
-      on the result.
+      any K consecutive rows of a pass hold all K domains. Shuffle and split by node *before* mixing; `set_epoch` and
+      `state_dict` work on the result (a shuffle buffer is refilled on resume, as `datasets` does everywhere).
     - map-style `torch.utils.data.Dataset` whose items are mappings: wrapped, items are read lazily.
 
     Args:

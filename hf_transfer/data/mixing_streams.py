@@ -78,8 +78,9 @@ def mix_streams(
         )
         change(pa.concat_tables(first[number]))  # errors at once, not in the middle of the first batch
         removed = [name for name in all_features[number] if name not in features]
-        mapped = stream.map(change, batched=True, batch_size=_BATCH, features=features, remove_columns=removed)
-        mixed.append(mapped.with_format(None))
+        # `cast`, not `map(features=...)`: datasets 5.2 leaves images undecoded after an Arrow map of known types
+        mapped = stream.map(change, batched=True, batch_size=_BATCH, remove_columns=removed)
+        mixed.append(mapped.with_format(None).cast(features))
     interleaved = interleave_datasets(mixed, stopping_strategy="all_exhausted")
     return interleaved if formats[0] is None else interleaved.with_format(formats[0])
 

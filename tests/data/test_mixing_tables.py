@@ -76,7 +76,6 @@ def secret_pair() -> tuple[Dataset, Dataset]:
 def test_hidden_rows_of_a_shared_table_do_not_leak():
     source, target = secret_pair()
     assert contains(source, SECRET)  # the check sees what it should: the source's table holds the target's rows
-    target = target.map(lambda row: {"label": 1}) if False else target
     with pytest.raises(ValueError, match=f"different label sets.*`{SECRET}`"):
         mix_domains(source, target)
     mixed = mix_domains(source, target.remove_columns("label"))
@@ -276,9 +275,7 @@ def test_empty_domains_are_refused(source, target):
 def test_source_without_labels_is_refused():
     with pytest.raises(ValueError, match=r"source \(domain 0\) has no label column; its columns are `text`"):
         mix_domains(SOURCE.remove_columns("label"), TARGET)
-    with pytest.raises(
-        ValueError, match=r"source \(domain 0\) has no column `stars`; its columns are `text`, `label`"
-    ):
+    with pytest.raises(ValueError, match=r"source \(domain 0\) has no column `stars`; its columns are `text`"):
         mix_domains(SOURCE, TARGET, label_column="stars")
     with pytest.raises(ValueError, match=r"target \(domain 1\) has no label column"):
         mix_domains(SOURCE, TARGET.remove_columns("label"), labelled=(0, 1))

@@ -74,7 +74,7 @@ def build(options: argparse.Namespace) -> TransferTrainer:
         disable_tqdm=True,
         seed=3,
         torch_compile=options.compile,
-        gradient_checkpointing=options.checkpointing,
+        activation_checkpointing=options.checkpointing,
         **(fsdp_options() if options.fsdp else {}),
     )
     return TransferTrainer(model, args, objectives=objectives, train_dataset=data, callbacks=callbacks)

@@ -1,0 +1,91 @@
+"""Reading the splits of a data set from the Hub, a folder, files, or the embedded data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetNotFoundError
+
+from hf_transfer.data.columns import listed
+
+
+EMBEDDED = "embedded:"
+READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".arrow": "arrow"}
+
+
+def read_splits(
+    source: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]], config: str | None = None
+) -> dict[str, Dataset]:
+    """
+    The splits of a data set by name, untouched.
+
+    Args:
+        source (`str`, path, or mapping of split names to files):
+            Hub id, folder, file, files by split, or the name of an embedded set after `embedded:`.
+        config (`str`, *optional*):
+            Configuration of a Hub data set.
+
+    Raises:
+        FileNotFoundError: if a path does not exist, or the name is neither a path nor known to the Hub or its cache.
+        ValueError: if files have unknown or different endings, or there is no such embedded set.
+
+    Example:
+        >>> sorted(read_splits("embedded:digits"))
+        ['test', 'train', 'validation']
+    """
+    if isinstance(source, Mapping):
+        return _read_files({split: str(_existing(path)) for split, path in source.items()})
+    name = os.fspath(source)
+    if name.startswith(EMBEDDED):
+        from hf_transfer.data.embedded import load_embedded
+
+        return _by_name(load_embedded(name.removeprefix(EMBEDDED)))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            saved = load_from_disk(path)
+            return _by_name(saved if isinstance(saved, DatasetDict) else {"train": saved})
+        return _by_name(load_dataset(str(path), config))
+    if path.is_file():
+        return _read_files({"train": str(path)})
+    if path.is_absolute() or name.startswith(("~", ".")) or name.count("/") > 1 or path.suffix in READERS:
+        _existing(path)
+    try:
+        return _by_name(load_dataset(name, config))
+    except (DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"`{name}` is neither a path here nor a data set that the Hub, or its local cache, gives out. There is "
+            f"nothing to train on. Check the spelling and the network ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    found = Path(path).expanduser()
+    if not found.exists():
+        parent = next((folder for folder in found.parents if folder.exists()), Path())
+        raise FileNotFoundError(
+            f"The path `{path}` does not exist; of it, `{parent}` does. There is nothing to train on. "
+            "Check the spelling, or pass a Hub id such as `user/name`."
+        )
+    return found
+
+
+def _read_files(files: Mapping[str, str]) -> dict[str, Dataset]:
+    endings = {Path(file).suffix.lower() for file in files.values()}
+    readers = {READERS.get(ending) for ending in endings}
+    if len(endings) != 1 or None in readers:
+        raise ValueError(
+            f"Files with the endings {listed(sorted(endings))} were given; one of {listed(READERS)} is read, the same "
+            "for every split. Convert them, or pass a folder."
+        )
+    # the stub of load_dataset does not know the options of the readers
+    options: dict[str, Any] = {"sep": "\t"} if endings == {".tsv"} else {}
+    return _by_name(load_dataset(str(readers.pop()), data_files=dict(files), **options))
+
+
+def _by_name(splits: Any) -> dict[str, Dataset]:
+    return {str(name): split for name, split in splits.items()}
