@@ -1,4 +1,4 @@
-"""The modules of a model in forward order, and which of them are its blocks. Read off the module tree, nothing is run."""
+"""The modules of a model in forward order, and which of them are its blocks: read off the module tree."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ Named = tuple[str, nn.Module]
 OBJECTIVES = "transfer_objectives"  # the child that `attach` adds; it is no part of the model
 _WRAPPERS = re.compile(r"\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.|$)")
 _EMBEDDING = re.compile(r"(?:^|_)(?:emb|token|prompt)")
-# Children registered on the wrong side of the blocks beside them, as `class.child`: seen by running each architecture of
-# transformers 5.23. The tree cannot tell these; everything else runs in registration order.
+# Children registered on the wrong side of the blocks beside them, as `class.child`: the tree cannot tell, running the
+# architectures of transformers 5.23 did. Everything else runs in registration order.
 _RUNS_BEFORE = re.compile(
-    r"LayoutLMv3Encoder\.rel_pos_.*|Qwen3ASRAudioEncoder\.conv.*|(?:DebertaV2|SEWDTransformer)Encoder\.(?:LayerNorm|conv)"
+    r"LayoutLMv3Encoder\.rel_pos_|Qwen3ASREncoder\.conv"  # position biases; the stem of the audio tower
+    r"|(?:DebertaV2|SEWDTransformer)Encoder\.(?:LayerNorm|conv)"  # the norm of the position embeddings
 )
 _RUNS_AFTER = re.compile(
     r"\.pooler|\.final_layer_norm|BigBirdPegasus\w+\.layernorm_embedding|T5Gemma\w+\.norm"
-    r"|(?:Wav2Vec2Conformer|StableLayerNorm|EncoderStableLayerNorm)\w*\.layer_norm"
+    r"|(?:Wav2Vec2ConformerEncoder|StableLayerNorm)\.layer_norm"  # wav2vec2 itself has it before its blocks
 )
 
 
 class Piece(NamedTuple):
-    """A stretch of the forward pass: a block, or the largest module (or lone parameter) that holds neither block nor head."""
+    """A stretch of the forward pass: a block, or else the largest module (or parameter) without a block or head."""
 
     names: tuple[str, ...]
     is_block: bool = False
@@ -37,7 +38,7 @@ class Piece(NamedTuple):
 
 
 def bare_name(name: str) -> str:
-    """The name a module or parameter has in the model without PEFT's wrappers: `score.base_layer.weight -> score.weight`."""
+    """The name without PEFT's wrappers: `score.base_layer.weight` becomes `score.weight`."""
     return _WRAPPERS.sub("", name)
 
 
@@ -79,21 +80,21 @@ class ForwardOrder:
     """
     The pieces of a model in the order in which they run, as far as the module tree tells: registration order.
 
-    **Blocks** are the items of lists (`nn.ModuleList`, `nn.Sequential`), the finest that are still whole units. A list counts if
-    most of its items hold at least two weight matrices: this leaves out convolutional stems and the layers inside a residual
-    block. Only a model without any such list (MobileNetV1) has single layers as blocks. An item is a *stage*, and its own
-    list is opened, if nothing it holds beside that list is as large as one of the list's items (patch merging is not,
-    attention is), and if types repeat in the list (the sub-layers of a T5 block are all different).
+    **Blocks** are the items of lists (`nn.ModuleList`, `nn.Sequential`), the finest that are still whole units. A list
+    counts if most of its items hold at least two weight matrices: this leaves out convolutional stems and the layers
+    inside a residual block. Only a model without any such list (MobileNetV1) has single layers as blocks. An item is a
+    *stage*, and its own list is opened, if nothing it holds beside that list is as large as one of the list's items
+    (patch merging is not, attention is), and if types repeat in the list (the sub-layers of a T5 block all differ).
 
-    **Lists run in lockstep** if they are siblings of equal length, each with items of one type: item `i` of all of them forms one
-    block in XLM (attention, norm, feed-forward, norm), or one stage in PVT (patch embedding, list of blocks).
+    **Lists run in lockstep** if they are siblings of equal length, each with items of one type: item `i` of all of
+    them forms one block in XLM (attention, norm, feed-forward, norm), or one stage in PVT (patch embedding, blocks).
 
-    **Towers**: one that reads tokens runs after its siblings that read pixels or sound, because it takes in their output
-    (T5Gemma2 registers it first).
+    **Towers**: one that reads tokens runs after its siblings that read pixels or sound, because it takes in their
+    output (T5Gemma2 registers it first).
 
     Args:
         model (`nn.Module`): The model.
-        head (`str`, *optional*): Name of a module in which no blocks are looked for.
+        head (`str`, *optional*): Name of the head, if known; a list of which it is an item holds no blocks.
         blocks (`Sequence[str]`, *optional*): Names of the blocks, instead of the rules above.
     """
 
@@ -128,7 +129,7 @@ class ForwardOrder:
     # -- which lists hold blocks
 
     def _matrices(self, named: Named) -> int:
-        """How many modules below own a tensor of two or more dimensions: quantised weights may be buffers; adapters are left out."""
+        """How many modules below own a matrix, adapters left out; quantised weights may be buffers of any type."""
         name, module = named
         if id(module) not in self._counts:
             _, bare = _unwrap(name, module)
@@ -138,7 +139,9 @@ class ForwardOrder:
 
     def _is_block_list(self, named: Named) -> bool:
         name, module = named
-        if not isinstance(module, nn.ModuleList | nn.Sequential) or f"{self._head}.".startswith(f"{name}."):
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
+            return False
+        if self._head is not None and self._head.rpartition(".")[0] == name:  # the layers of a classification head
             return False
         items = list(bare_children(*named))
         whole = [item for item in items if any(item[1].children()) and self._matrices(item) >= self._least]

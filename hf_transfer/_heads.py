@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from ._blocks import Piece, ancestors, bare_modules
 
 
 __all__ = ["find_head", "input_width", "possible_heads"]
 
-# PatchTSMixer scales its output with this module; one of its layers has two outputs by construction, whatever the labels
+# PatchTSMixer scales its output with it; one of its layers has two outputs by construction, whatever the labels
 _NO_HEADS = frozenset({"inject_scale"})
 
 
@@ -32,7 +31,7 @@ def input_width(model: nn.Module, head: str) -> int:
         if (widths := _widths(layer)) is not None:
             return widths[0]
     raise ValueError(
-        f"the head `{head}` ({type(module).__name__}) holds no linear layer or convolution, so the width of the features "
+        f"the head `{head}` ({type(module).__name__}) holds no linear layer or convolution; the width of the features "
         "cannot be read off it. Name the layer that returns the logits: anatomy(model, head=...)."
     )
 
@@ -50,14 +49,14 @@ def find_head(model: nn.Module, pieces: Sequence[Piece]) -> str:
     _, owner = _pretrained(model)
     if heads:
         raise ValueError(
-            f"{type(owner).__name__} has several layers that could be its head: {', '.join(heads)}; features are read at one of "
-            f'them, and guessing could read the wrong ones. Name it: anatomy(model, head="{heads[0]}").'
+            f"{type(owner).__name__} has several layers that could be its head: {', '.join(heads)}; features are read "
+            f'at one of them, and a guess could read the wrong ones. Name it: anatomy(model, head="{heads[0]}").'
         )
     layers = [f"{layer.name} ({layer.outputs} outputs)" for layer in _layers(model, pieces)]
     listing = f" (found {', '.join(layers[:8])}{', ...' if layers[8:] else ''})" if layers else ""
     raise ValueError(
-        f"{type(owner).__name__} has no layer with {_label_count(owner)} outputs, its number of labels, outside its blocks{listing}; "
-        "without a head there is no place to read features and no end of the backbone. Load the model with "
+        f"{type(owner).__name__} has no layer with {_label_count(owner)} outputs, its number of labels, outside its "
+        f"blocks{listing}; without a head there is no place to read features. Load the model with "
         "AutoModelFor...Classification.from_pretrained(...), or name the layer: anatomy(model, head=...)."
     )
 
@@ -66,8 +65,8 @@ def possible_heads(model: nn.Module, pieces: Sequence[Piece]) -> list[str]:
     """
     The linear layers and convolutions with as many outputs as there are labels; for a forecaster any.
 
-    Those outside the base model are preferred, then those after the last block. Of several in one classification head the
-    last is taken; of several side by side in a list (the parameters of a distribution) the module that owns the list.
+    Those outside the base model are preferred, then those after the last block. Of several in one classification head
+    the last is taken; of several side by side in a list (parameters of a distribution) the module that owns the list.
     """
     owner_name, owner = _pretrained(model)
     forecasts = type(owner).__name__.endswith(
@@ -99,7 +98,8 @@ def _label_count(owner: nn.Module) -> int | None:
 def _pretrained(model: nn.Module) -> tuple[str, nn.Module]:
     """The outermost model of `transformers`, below PEFT, DDP or `torch.compile`; the model itself if there is none."""
     for name, module in model.named_modules():
-        if isinstance(module, PreTrainedModel):
+        # the class attribute of `PreTrainedModel`, whose import would take seconds; PEFT forwards it on instances only
+        if hasattr(type(module), "base_model_prefix"):
             return name, module
     return "", model
 

@@ -21,18 +21,20 @@ class Anatomy:
     Where the parts of a model are; made by [`anatomy`]. All names are those of `model.named_modules()` and
     `model.named_parameters()`.
 
-    The parts, in forward order, are `"embeddings"`, `"block.0"`, ..., `"block.N-1"`, `"neck"` and `"head"`. Every parameter
-    belongs to exactly one; a tied parameter to the part where `named_parameters()` lists it. What lies between two blocks
-    (patch merging, the final norm of an encoder, the projector between two towers) belongs to the block that follows;
-    embedding tables are embeddings in whatever tower they stand; what lies between the last block and the head (final norm,
-    pooler, dense layer of a classification head) is the neck. Adapters belong to the part in which they were put.
+    The parts, in forward order, are `"embeddings"`, `"block.0"`, ..., `"block.N-1"`, `"neck"` and `"head"`. Every
+    parameter belongs to exactly one; a tied parameter to the part where `named_parameters()` lists it. What lies
+    between two blocks (patch merging, the final norm of an encoder, the projector between two towers) belongs to the
+    block that follows; embedding tables are embeddings in whatever tower they stand; what lies between the last block
+    and the head (final norm, pooler, dense layer of a classification head) is the neck. Adapters belong to the part
+    into which they were put. Where the logits are the mean of two heads, both are the part `"head"`.
 
     Args:
         head (`str`):
             The layer that returns the logits. A pre-hook on it sees the features.
         blocks (`tuple[str, ...]`):
-            The finest repeated units in forward order, encoder before decoder. A layer that is run repeatedly (ALBERT) is one
-            block. Where a block is spread over several lists (XLM) this names its first module; `modules` names them all.
+            The finest repeated units in forward order, encoder before decoder. A layer that is run repeatedly (ALBERT)
+            is one block. Where a block is spread over several lists (XLM) this names its first module; `modules` names
+            them all.
         embeddings (`tuple[str, ...]`):
             What runs before the blocks: embedding tables or the convolutional stem.
         feature_dim (`int`):
@@ -56,16 +58,16 @@ class Anatomy:
 
     def modules(self, part: str) -> list[str]:
         """
-        Names of the largest modules that belong to a part and to no other: together with everything below them they own
-        all buffers of the part and all its parameters but those that a module of several parts owns itself.
+        Names of the largest modules that belong to one part alone. With all that is below them they own the parameters
+        and buffers of the part, but for those directly in a module of several parts (wav2vec2's mask embedding).
 
         Raises:
             ValueError: if there is no such part.
         """
         if part not in self._modules:
             raise ValueError(
-                f"the model has no part `{part}`; parts are counted from its own blocks, and a wrong name would freeze or "
-                f'train nothing. Use "embeddings", "block.0" to "block.{len(self.blocks) - 1}", "neck" or "head".'
+                f"the model has no part `{part}`; parts are numbered by its own blocks, and a wrong name would freeze "
+                f'or train nothing. Use "embeddings", "block.0" to "block.{len(self.blocks) - 1}", "neck" or "head".'
             )
         return list(self._modules[part])
 
@@ -74,32 +76,33 @@ def anatomy(model: nn.Module, *, head: str | None = None, blocks: str | Sequence
     """
     Find the head, the blocks and the embeddings of any classifier of `transformers`, also under PEFT.
 
-    Only the module tree and the configuration are read: no forward pass, no parameter values. Objectives attached to the model
-    are left out.
+    Only the module tree and the configuration are read: no forward pass, no parameter values. Objectives attached to
+    the model are left out.
 
     Args:
         model (`nn.Module`):
             A classifier, or a wrapper around one.
         head (`str`, *optional*):
-            Name of the layer that returns the logits. By default the one linear layer or convolution outside the blocks with
-            as many outputs as the model has labels; for a forecaster, the one that emits the forecast.
+            Name of the layer that returns the logits. By default the one linear layer or convolution outside the
+            blocks with as many outputs as the model has labels; for a forecaster, what emits the forecast.
         blocks (`str` or `Sequence[str]`, *optional*):
-            Names of the blocks in forward order; a list (`nn.ModuleList`, `nn.Sequential`) stands for its items. By default the
-            finest units in the model's lists.
+            Names of the blocks in forward order, or the name of the list (`nn.ModuleList`, `nn.Sequential`) that holds
+            them; an `nn.ModuleList` among several names stands for its items too. By default the finest whole units in
+            the model's lists.
 
     Raises:
-        ValueError: if several layers could be the head, or none; if there are no blocks; if a given name is no module; if the
-            head and the blocks, or two blocks, lie inside each other.
+        ValueError: if several layers could be the head, or none; if there are no blocks; if a given name is no module;
+            if the head and the blocks, or two blocks, lie inside each other.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> config = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=16)
-        >>> parts = anatomy(BertForSequenceClassification(config))
-        >>> parts.head, parts.feature_dim
+        >>> config = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+        >>> bert = anatomy(BertForSequenceClassification(config))
+        >>> bert.head, bert.feature_dim
         ('classifier', 8)
-        >>> parts.blocks
+        >>> bert.blocks
         ('bert.encoder.layer.0', 'bert.encoder.layer.1')
-        >>> parts.parts()["neck"]
+        >>> bert.parts()["neck"]
         ['bert.pooler.dense.weight', 'bert.pooler.dense.bias']
     """
     names = {name for name, _ in model.named_modules() if OBJECTIVES not in name.split(".")}
@@ -108,43 +111,43 @@ def anatomy(model: nn.Module, *, head: str | None = None, blocks: str | Sequence
     given = None if blocks is None else _given_blocks(model, blocks, names)
     order = ForwardOrder(model, head=head, blocks=given)
     pieces = order.pieces()
+    found = [piece.names[0] for piece in pieces if piece.is_block]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no list of repeated blocks; unfreezing and layer-wise learning rates go by "
+            'block. Name them, blocks=["layer1", "layer2"], or the list that holds them, blocks="layers".'
+        )
     if head is None:
         head = find_head(model, pieces)
+    overlap = [block for block in found if f"{head}.".startswith(f"{block}.") or block.startswith(f"{head}.")]
+    if overlap:
+        raise ValueError(
+            f"the head `{head}` and the block `{overlap[0]}` lie inside each other; a parameter belongs to one part. "
+            "Name the last layer, which returns the logits: anatomy(model, head=...)."
+        )
     # logits may be the mean of two heads (SwiftFormer): the one not chosen is no less a part of the head
     others = [
-        name for name in possible_heads(model, pieces) if head not in ancestors(name) and name not in ancestors(head)
+        name for name in possible_heads(model, pieces) if not {head, name} & {*ancestors(head), *ancestors(name)}
     ]
     heads = list(dict.fromkeys([head, *others]))
     # a module registered twice appears here under both names, in `named_modules()` under the first
     pieces = [piece for piece in order.pieces(heads) if not piece.is_module or piece.names[0] in names]
     units = [piece for piece in pieces if piece.is_block]
-    if not units:
-        raise ValueError(
-            f"{type(model).__name__} has no list of repeated blocks; layer-wise learning rates and unfreezing go block by block. "
-            'Name them: anatomy(model, blocks=["layer1", "layer2"]), or the list that holds them: blocks="layers".'
-        )
-    overlap = [unit.names[0] for unit in units if f"{head}.".startswith(f"{unit.names[0]}.")]
-    if overlap or order.holds_blocks(head):
-        raise ValueError(
-            f"the head `{head}` lies inside a block, or blocks inside it ({', '.join(overlap) or units[0].names[0]}); each parameter "
-            "belongs to one part. Name the last layer, which returns the logits: anatomy(model, head=...)."
-        )
     if given is not None:
         rank = {name: number for number, name in enumerate(given)}
         units.sort(key=lambda unit: rank[unit.names[0]])
 
     modules: dict[str, list[str]] = {part: [] for part in _part_names(len(units))}
-    parts: dict[str, list[str]] = {part: [] for part in modules}
     home: dict[str, str] = {}
     for piece, part in _assign(pieces, units, heads, order):
         home.update((bare_name(name), part) for name in piece.names)
         if piece.is_module:
             modules[part].extend(piece.names)
+    parts: dict[str, list[str]] = {part: [] for part in modules}
     for name, _ in model.named_parameters():
         if OBJECTIVES not in name.split("."):
-            bare = bare_name(name)
-            owner = next((above for above in (bare, *reversed(ancestors(bare))) if above in home), None)
-            parts["neck" if owner is None else home[owner]].append(name)
+            bare = bare_name(name)  # the copy that `modules_to_save` keeps belongs where the original does
+            parts[next(home[above] for above in (bare, *reversed(ancestors(bare))) if above in home)].append(name)
     return Anatomy(
         head=head,
         blocks=tuple(unit.names[0] for unit in units),
@@ -194,14 +197,15 @@ def _given_blocks(model: nn.Module, blocks: str | Sequence[str], names: set[str]
     for name in [blocks] if isinstance(blocks, str) else blocks:
         _check_name(name, "blocks", names)
         module = model.get_submodule(name)
-        is_list = isinstance(module, nn.ModuleList | nn.Sequential)
+        # an `nn.ModuleList` has no forward of its own, an `nn.Sequential` may itself be a block
+        is_list = isinstance(module, nn.ModuleList | nn.Sequential if isinstance(blocks, str) else nn.ModuleList)
         given += [f"{name}.{key}" for key, _ in module.named_children()] if is_list else [name]
     for name in given:
         inside = [other for other in given if other != name and name.startswith(f"{other}.")]
         if inside or given.count(name) > 1:
             raise ValueError(
-                f"block `{name}` is given twice or lies inside block `{(inside or [name])[0]}`; each parameter belongs to one "
-                "part. Give each block once, without its children: blocks=[...]."
+                f"block `{name}` is given twice or lies inside block `{[*inside, name][0]}`; each parameter belongs "
+                "to one part. Give each block once, without its children: blocks=[...]."
             )
     return given
 
@@ -212,6 +216,6 @@ def _check_name(name: str, argument: str, names: set[str]) -> None:
         close = (same_key or difflib.get_close_matches(name, names))[:3]
         hint = f"; near it are {', '.join(close)}" if close else ""
         raise ValueError(
-            f'{argument}="{name}" is no module of the model{hint}. Parts are found by module names, as model.named_modules() gives '
-            f"them, with PEFT's prefix `base_model.model.` if the model is wrapped. Pass such a name: anatomy(model, {argument}=...)."
+            f'{argument}="{name}" is no module of the model{hint}; parts go by the names of model.named_modules(), '
+            f"with PEFT's prefix `base_model.model.` if it is wrapped. Pass one such: anatomy(model, {argument}=...)."
         )

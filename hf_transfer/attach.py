@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from hf_transfer.anatomy import anatomy
 from hf_transfer.batch import ModelSpec, TransferBatch
@@ -122,8 +121,10 @@ class Attachment:
         return objectives.to(weight.device).train(self.model.training)
 
     def _ignore_on_save(self) -> None:
-        """Keep the objectives out of `save_pretrained`; PEFT saves adapters only and needs no telling."""
-        if isinstance(self.model, PreTrainedModel):
+        """Keep the objectives out of `save_pretrained`."""
+        # Asked of `vars`: a PEFT model, which saves adapters only and needs no telling, shows its base model's attributes.
+        # Not `isinstance(model, PreTrainedModel)`: importing that class takes seconds.
+        if "_keys_to_ignore_on_save" in vars(self.model):
             self._ignored_before = self.model._keys_to_ignore_on_save
             keys = {f"{CHILD}.{key}" for key in self.objectives.state_dict()}
             self.model._keys_to_ignore_on_save = {*(self._ignored_before or ()), *keys}
@@ -231,7 +232,7 @@ class Attachment:
             hook.remove()
         self._tap.remove()
         delattr(self.model, CHILD)
-        if isinstance(self.model, PreTrainedModel):
+        if "_keys_to_ignore_on_save" in vars(self.model):
             self.model._keys_to_ignore_on_save = self._ignored_before
         del self.objectives.attachment
 

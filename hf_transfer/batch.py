@@ -63,6 +63,7 @@ class TransferBatch:
             The other columns an objective asked for (`Objective.columns`); each is also an attribute of the batch.
 
     Example:
+        >>> import torch
         >>> batch = TransferBatch(features=torch.zeros(2, 4), columns={"teacher_logits": torch.ones(2, 3)})
         >>> batch.teacher_logits.shape
         torch.Size([2, 3])

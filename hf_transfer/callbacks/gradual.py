@@ -102,6 +102,11 @@ class GradualUnfreezing(UnfreezingSchedule):
 
     def plan(self, parts: Mapping[str, Sequence[str]]) -> tuple[Phase, ...]:
         """The phases for a model with these parts."""
+        if not parts:
+            raise ValueError(
+                "GradualUnfreezing was asked for its phases without a model - what thaws when depends on the model's "
+                "number of blocks - pass it: to_yaml(model)."
+            )
         count = sum(part.startswith("block.") for part in parts)
         steps = self.stages - 1
         if steps > count:

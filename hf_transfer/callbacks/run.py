@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,9 +88,10 @@ class ScheduledRun:
         self.freezer.train_only(self.trains[index])
         if self.scheduler is not None:
             set_phase_rate(self.scheduler, self.phases[index])
-        if not first:
-            # Compiled code would go on with the gradients of the phase before (pytorch#139476).
-            torch._dynamo.reset()
+        if not first and (dynamo := sys.modules.get("torch._dynamo")) is not None:
+            # Compiled code would go on with the gradients of the phase before (pytorch#139476). Importing the compiler
+            # takes longer than many a run: nothing is compiled where nobody did.
+            dynamo.reset()
         if state.is_world_process_zero:
             logger.info(f"Step {state.global_step}: phase {index + 1} of {len(self.phases)}, {self.phases[index]}")
 

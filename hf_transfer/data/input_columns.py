@@ -55,7 +55,7 @@ def find_input_columns(
     if chosen is not None:
         return _chosen(others, chosen)
     by_kind = {kind: [n for n, f in others.items() if _kind(f) == kind] for kind in KINDS}
-    if label_column is not None and isinstance(features[label_column], (List, LargeList)):
+    if isinstance(features.get(label_column or ""), (List, LargeList)):
         order = ("tokens",)
     else:
         order = ("image", "audio", "text") if label_column is not None else ("image", "audio", "tokens", "text")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
+from transformers.utils import logging
 
 from hf_transfer.data.class_names import NamedLabels, named_labels, with_labels
 from hf_transfer.data.columns import LABEL_COLUMNS, find_label_column, listed
@@ -16,6 +17,8 @@ from hf_transfer.data.reading import read_splits
 from hf_transfer.data.subsets import random_rows, stratified_split
 from hf_transfer.data.subsets import samples_per_class as rows_per_class
 
+
+logger = logging.get_logger(__name__)
 
 VALIDATION_SPLITS = ("validation", "valid", "val", "dev", "eval")
 
@@ -139,7 +142,9 @@ def load_splits(
     if require_labels or label_column is not None or any(name in train.column_names for name in LABEL_COLUMNS):
         label = find_label_column(train.column_names, label_column, where=f"Split `{train_split}`")
     inputs = find_input_columns(train.features, label, chosen)
-    _check_same_columns(splits, [name for name in (*inputs, label) if name is not None], train_split)
+    roles = _scorable(splits, roles, label, explicit=(eval_split, test_split))
+    splits = {name: splits[name] for name in roles.values()}
+    _check_same_columns(splits, [*inputs, label], train_split)
     parts = {role: splits[name].select_columns(list(inputs)).rename_columns(inputs) for role, name in roles.items()}
     labels = None
     if label is not None:
@@ -166,9 +171,21 @@ def load_splits(
     )
 
 
-def _check_same_columns(splits: Mapping[str, Dataset], columns: Sequence[str], train: str) -> None:
+def _scorable(
+    splits: Mapping[str, Dataset], roles: dict[str, str], label: str | None, *, explicit: Sequence[str | None]
+) -> dict[str, str]:
+    """Leave out splits nobody asked for by name that come without the label column, as hidden test sets do."""
+    without = [
+        name for name in roles.values() if label and name not in explicit and label not in splits[name].column_names
+    ]
+    if without:
+        logger.warning(f"Splits {listed(without)} have no column `{label}` and are left out.")
+    return {role: name for role, name in roles.items() if name not in without}
+
+
+def _check_same_columns(splits: Mapping[str, Dataset], columns: Sequence[str | None], train: str) -> None:
     for name, split in splits.items():
-        missing = [column for column in columns if column not in split.column_names]
+        missing = [column for column in columns if column is not None and column not in split.column_names]
         if missing:
             raise ValueError(
                 f"Split `{name}` lacks {listed(missing)}, which split `{train}` has; it could not be scored. "
@@ -200,8 +217,8 @@ def _subset(
     if samples_per_class is not None:
         if labels is None or not labels.names or labels.nested:
             raise ValueError(
-                f"samples_per_class={samples_per_class} needs one class per row, but the labels are {labels and labels.feature}. "
-                "Rows cannot be counted by class. Pass `max_samples` instead."
+                f"samples_per_class={samples_per_class} needs one class per row, but the labels are "
+                f"{labels and labels.feature}. Rows cannot be counted by class. Pass `max_samples` instead."
             )
         chosen = rows_per_class(_strata(train, labels), samples_per_class, labels.names, seed=seed)
         train = train.select(chosen)

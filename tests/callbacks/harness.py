@@ -13,6 +13,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from tests.models import batch_for, tiny_bert
 
 
+PHASES = [
+    {"train": ["head"]},
+    {"step": 2, "train": ["head", "block.-1"], "lr_scale": 0.5},
+    {"fraction": 0.75, "train": "all", "lr": 1e-3},
+]
+METRIC_PHASES = [{"train": "head"}, {"when": "score", "train": ["head", "block.2"]}, {"when": "score", "train": "all"}]
+
+
 class Rows(Dataset):
     """Random rows that a model takes."""
 
@@ -47,6 +55,17 @@ class Recorder(TrainerCallback):
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self.weights.append(copy_of(kwargs["model"]))
+
+
+class Crash(TrainerCallback):
+    """Ends a run as an interrupt does: without `on_train_end`."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
 
 
 def copy_of(model: nn.Module) -> dict[str, Tensor]:

@@ -123,7 +123,10 @@ def test_other_shapes_are_refused(spec):
         ({"train": []}, r"A phase \(start\) has an empty `train`"),
         ({"train": "head", "when": {"patience": 3}}, "`when` has no `metric`"),
         ({"train": "head", "when": {"metric": "loss", "mode": "min"}}, "`when` has the unknown key `mode`"),
-        ({"train": "head", "lr": 1e-3, "lr_scale": 0.5}, "the learning rates `lr_scale` and `lr` - they would contradict"),
+        (
+            {"train": "head", "lr": 1e-3, "lr_scale": 0.5},
+            "the learning rates `lr_scale` and `lr` - they would contradict",
+        ),
         ({"train": "head", "step": 0, "fraction": 0.0}, "the entry points `step` and `fraction`"),
         ({"train": "head", "fraction": 1.5}, "fraction=1.5 - it must be a number from 0 to 1"),
         ({"train": "head", "step": -1}, "step=-1 - it must be a number from 0"),
@@ -152,7 +155,12 @@ def test_yaml_reads_an_exponent_without_a_point_as_text():
             "Phase 3 enters at fraction 0.5, not after 0.5",
         ),
         (
-            [{"train": "head"}, {"train": "all", "epoch": 2}, {"train": "head", "when": "loss"}, {"train": "all", "epoch": 1}],
+            [
+                {"train": "head"},
+                {"train": "all", "epoch": 2},
+                {"train": "head", "when": "loss"},
+                {"train": "all", "epoch": 1},
+            ],
             "Phase 4 enters at epoch 1, not after 2",
         ),
     ],

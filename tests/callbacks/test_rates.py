@@ -48,7 +48,11 @@ def test_it_is_idempotent_and_does_not_depend_on_the_phase_before():
     step(optimizer, scheduler)
     set_phase_rate(scheduler, Phase(train="all", lr_scale=0.3))
     once = [group["lr"] for group in optimizer.param_groups]
-    for phase in (Phase(train="all", lr_scale=0.7), Phase(train="all", lr_scale=0.3), Phase(train="all", lr_scale=0.3)):
+    for phase in (
+        Phase(train="all", lr_scale=0.7),
+        Phase(train="all", lr_scale=0.3),
+        Phase(train="all", lr_scale=0.3),
+    ):
         set_phase_rate(scheduler, phase)
     assert [group["lr"] for group in optimizer.param_groups] == once
 

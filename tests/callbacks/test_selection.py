@@ -54,7 +54,9 @@ def test_patterns_are_case_sensitive():
 
 @pytest.mark.parametrize("pattern", ["haed", "blocks", "net.layer.12.*", "", "block"])
 def test_a_pattern_that_selects_nothing_is_refused_with_the_parts(pattern):
-    with pytest.raises(ValueError, match=r"is no part .* left out silently .* `block.0` to `block.11`, `neck`, `head`"):
+    with pytest.raises(
+        ValueError, match=r"is no part .* left out silently .* `block.0` to `block.11`, `neck`, `head`"
+    ):
         select_parameters(PARTS, ["head", pattern])
 
 

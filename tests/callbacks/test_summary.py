@@ -3,12 +3,22 @@ from __future__ import annotations
 from hf_transfer.callbacks.summary import summary_table
 
 
-PARTS = {"embeddings": ["e"], "block.0": ["a", "A"], "block.1": ["b", "B"], "block.2": ["c", "C"], "neck": [], "head": ["h"]}
+PARTS = {
+    "embeddings": ["e"],
+    "block.0": ["a", "A"],
+    "block.1": ["b", "B"],
+    "block.2": ["c", "C"],
+    "neck": [],
+    "head": ["h"],
+}
 SIZES = {"e": 1000, "a": 30, "A": 10, "b": 30, "B": 10, "c": 30, "C": 10, "h": 5}
 
 
 def rows(*phases: tuple[str, dict[str, float | None]]) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in summary_table(PARTS, SIZES, phases).splitlines()]
+    return [
+        [cell.strip() for cell in line.split("  ") if cell.strip()]
+        for line in summary_table(PARTS, SIZES, phases).splitlines()
+    ]
 
 
 def test_equal_neighbouring_blocks_share_a_row_and_empty_parts_have_none():
@@ -29,7 +39,10 @@ def test_parts_in_groups_of_several_rates_show_the_range_and_partial_ones_their_
 
 
 def test_unknown_rates_say_that_the_part_trains():
-    assert rows(("start", dict.fromkeys(SIZES)))[1:3] == [["embeddings", "1,000", "trains"], ["block.0-2", "120", "trains"]]
+    assert rows(("start", dict.fromkeys(SIZES)))[1:3] == [
+        ["embeddings", "1,000", "trains"],
+        ["block.0-2", "120", "trains"],
+    ]
 
 
 def test_columns_are_aligned():

@@ -1,0 +1,150 @@
+"""The model and processor for a data set: pretrained from the Hub or a path, embedded, or new from a config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    ViTImageProcessor,
+)
+
+
+if TYPE_CHECKING:
+    from hf_transfer.data.loading import TransferData
+
+
+AUTO_MODELS: dict[str, Any] = {
+    "image-classification": AutoModelForImageClassification,
+    "text-classification": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
+    "regression": AutoModelForSequenceClassification,
+}
+EMBEDDED = "embedded:"
+
+__all__ = ["AUTO_MODELS", "load_model", "new_model"]
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str], data: TransferData, *, revision: str = "main", trust_remote_code: bool = False
+) -> tuple[nn.Module, Any]:
+    """
+    A pretrained model with a head for the classes of a data set, and its processor.
+
+    The head is kept where its size fits, else it is new. Class names go into the config.
+
+    Args:
+        name_or_path (`str` or path):
+            Hub id, folder, or an embedded source model such as `embedded:image`.
+        data (`TransferData`):
+            Decides on the task and the classes.
+        revision (`str`, *optional*, defaults to `"main"`):
+            Branch, tag or commit on the Hub.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run code from the model's repository.
+
+    Raises:
+        ValueError: if models for the task are not loaded here, or the checkpoint is of no such kind.
+        OSError: if there is no such model.
+    """
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    name = _resolved(os.fspath(name_or_path))
+    processor = _processor_class(data).from_pretrained(name, **options)
+    model = _auto_model(data).from_pretrained(name, ignore_mismatched_sizes=True, **_labels(data), **options)
+    return _with_padding(model, processor), processor
+
+
+def new_model(
+    model_type: str, data: TransferData, overrides: Mapping[str, Any] | None = None, *, tokenizer: str | None = None
+) -> tuple[nn.Module, Any]:
+    """
+    A model with random weights, for training from scratch, and a processor.
+
+    Args:
+        model_type (`str`):
+            A type of `transformers`, such as `vit`, `resnet` or `bert`.
+        data (`TransferData`):
+            Decides on the task and the classes.
+        overrides (`Mapping[str, Any]`, *optional*):
+            Changes of the default config, such as `{"hidden_size": 64, "image_size": 32}`.
+        tokenizer (`str`, *optional*):
+            Whose tokenizer to take, for text. Images are resized to `image_size` and scaled to [-1, 1].
+
+    Raises:
+        ValueError: if there is no such type, its config has no such key, or a text model comes without a tokenizer.
+    """
+    overrides = overrides or {}
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"`{model_type}` is no model type of transformers: there is no architecture to build. Pass one such as vit, "
+            "resnet, convnext or bert, or `--model_name_or_path` for a pretrained model."
+        )
+    config = AutoConfig.for_model(model_type)
+    unknown = [key for key in overrides if key != "image_size" and not hasattr(config, key)]
+    if unknown:
+        raise ValueError(
+            f"The config of `{model_type}` has no {', '.join(unknown)}: the change would have no effect. Its keys are "
+            f"{', '.join(sorted(vars(config)))}."
+        )
+    for key, value in overrides.items():
+        setattr(config, key, value)
+    if data.input_columns == ("image",):
+        size = getattr(config, "image_size", 224)
+        processor = ViTImageProcessor(size={"height": size, "width": size})
+    elif tokenizer is None:
+        raise ValueError(
+            f"A new `{model_type}` for text has no tokenizer: its vocabulary would mean nothing. Say whose to take with "
+            "`--tokenizer_name`."
+        )
+    else:
+        processor = AutoTokenizer.from_pretrained(_resolved(tokenizer))
+        config.vocab_size = len(processor)
+    for key, value in _labels(data).items():
+        setattr(config, key, value)
+    return _with_padding(_auto_model(data).from_config(config), processor), processor
+
+
+def _resolved(name: str) -> str:
+    if not name.startswith(EMBEDDED):
+        return name
+    from hf_transfer.data.source_models import source_model
+
+    return str(source_model(name.removeprefix(EMBEDDED)))
+
+
+def _auto_model(data: TransferData) -> Any:
+    if data.task not in AUTO_MODELS:
+        raise ValueError(
+            f"The data set is for {data.task}, for which no model is loaded here. Choose an image, text or token data "
+            f"set ({', '.join(AUTO_MODELS)}), or load the model yourself and pass it to `TransferTrainer`."
+        )
+    return AUTO_MODELS[data.task]
+
+
+def _processor_class(data: TransferData) -> Any:
+    return AutoImageProcessor if data.input_columns == ("image",) else AutoTokenizer
+
+
+def _labels(data: TransferData) -> dict[str, Any]:
+    if data.task == "regression":
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {"num_labels": data.num_labels, "id2label": data.id2label, "label2id": data.label2id}
+
+
+def _with_padding(model: nn.Module, processor: Any) -> nn.Module:
+    """Decoders come without a padding token, and classify at the last one that is none."""
+    if getattr(processor, "pad_token", "") is None:
+        processor.pad_token = processor.eos_token
+    config = model.config.get_text_config()
+    if getattr(config, "pad_token_id", 0) is None:
+        config.pad_token_id = processor.pad_token_id
+    return model

@@ -1,0 +1,104 @@
+"""Options that recipes share: which model, which columns and rows, how inputs are prepared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from hf_transfer.data.augmentation import AUGMENTATIONS
+from hf_transfer.data.loading import TransferData, load_splits
+from hf_transfer.models import load_model, new_model
+
+
+__all__ = ["DataArguments", "ModelArguments"]
+
+
+@dataclass
+class ModelArguments:
+    """Which model to start from."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of a pretrained model; embedded:image or embedded:text for a small one."},
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the Hub."})
+    model_type: str | None = field(
+        default=None, metadata={"help": "Instead of a pretrained model: a type such as vit or resnet, from scratch."}
+    )
+    config_overrides: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'With --model_type: changes of its default config, as JSON: {"hidden_size": 64}.'}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "With --model_type, for text: Hub id or folder of the tokenizer."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code from the model's repository. Only for authors you trust."}
+    )
+
+    def __post_init__(self):
+        if isinstance(self.config_overrides, str):
+            self.config_overrides = json.loads(self.config_overrides)
+
+    def load(self, data: TransferData) -> tuple[nn.Module, Any]:
+        """The model, with a head for the classes of `data`, and its processor."""
+        if self.model_type is not None:
+            return new_model(self.model_type, data, dict(self.config_overrides or {}), tokenizer=self.tokenizer_name)
+        if self.model_name_or_path is None:
+            raise ValueError(
+                "No model is given: there is nothing to transfer from. Pass `--model_name_or_path` (a Hub id, a folder, "
+                "or `embedded:image`), or `--model_type` to train from scratch."
+            )
+        return load_model(
+            self.model_name_or_path, data, revision=self.model_revision, trust_remote_code=self.trust_remote_code
+        )
+
+
+@dataclass
+class DataArguments:
+    """Which columns and rows of a data set, and how its inputs are prepared."""
+
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split to validate on; by default found by name."})
+    test_split: str | None = field(default=None, metadata={"help": "Split for the final score; by default test."})
+    label_column: str | None = field(default=None, metadata={"help": "Label column; by default found by name."})
+    input_columns: list[str] | None = field(
+        default=None, metadata={"help": "Input column, or two for pairs of texts; by default found by type."}
+    )
+    validation_fraction: float | None = field(
+        default=None, metadata={"help": "Share of the training rows to hold out where there is no validation split."}
+    )
+    samples_per_class: int | None = field(default=None, metadata={"help": "Train on this many rows of every class."})
+    max_samples: int | None = field(default=None, metadata={"help": "Train on at most this many rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Score at most this many rows of a split."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
+    augmentation: str = field(
+        default="none",
+        metadata={
+            "help": "Of training images: light moves and turns a little, strong also crops, mirrors and recolours.",
+            "choices": list(AUGMENTATIONS),
+        },
+    )
+
+    def load(self, name_or_path: str, seed: int, **options: Any) -> TransferData:
+        """The splits of a data set in one form; `options` go to `load_splits`."""
+        return load_splits(
+            name_or_path,
+            **{
+                "config": self.dataset_config_name,
+                "train_split": self.train_split,
+                "eval_split": self.eval_split,
+                "test_split": self.test_split,
+                "label_column": self.label_column,
+                "input_columns": self.input_columns,
+                "validation_fraction": self.validation_fraction,
+                "samples_per_class": self.samples_per_class,
+                "max_samples": self.max_samples,
+                "max_eval_samples": self.max_eval_samples,
+                "seed": seed,
+                **options,
+            },
+        )
