@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 
-@dataclass
+@dataclass(repr=False)  # the parent's masks the token
 class TransferArguments(TrainingArguments):
     """
     `TrainingArguments` with a learning rate for each part of the model.
@@ -63,6 +63,10 @@ class TransferArguments(TrainingArguments):
                     f"The learning rate {rate} of `{name}` is negative: it would climb the loss. Give zero (the part "
                     "stays as it is) or a positive rate."
                 )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # `Trainer` pickles its arguments into `training_args.bin` beside the model (transformers 5.23) and pushes that.
+        return {**self.__dict__, "hub_token": None}
 
     @property
     def rates_by_part(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalPrediction
 
 
 __all__ = [
+    "MAIN_METRIC",
     "Accuracy",
     "MacroF1",
     "MeanSquaredError",
@@ -27,6 +28,15 @@ __all__ = [
 ]
 
 IGNORE_INDEX = -100
+
+MAIN_METRIC = {
+    "image-classification": "accuracy",
+    "text-classification": "accuracy",
+    "audio-classification": "accuracy",
+    "token-classification": "f1",
+    "regression": "pearson",
+}
+"""The metric a task is mostly judged by, as `compute_metrics_for` names it; more is better."""
 
 
 class _InMemoryMetric(evaluate.Metric):

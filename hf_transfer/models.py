@@ -15,7 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    ViTImageProcessor,
+    ViTImageProcessorPil,
 )
 
 
@@ -35,7 +35,11 @@ __all__ = ["AUTO_MODELS", "load_model", "new_model"]
 
 
 def load_model(
-    name_or_path: str | os.PathLike[str], data: TransferData, *, revision: str = "main", trust_remote_code: bool = False
+    name_or_path: str | os.PathLike[str],
+    data: TransferData,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
 ) -> tuple[nn.Module, Any]:
     """
     A pretrained model with a head for the classes of a data set, and its processor.
@@ -85,8 +89,8 @@ def new_model(
     overrides = overrides or {}
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
-            f"`{model_type}` is no model type of transformers: there is no architecture to build. Pass one such as vit, "
-            "resnet, convnext or bert, or `--model_name_or_path` for a pretrained model."
+            f"`{model_type}` is no model type of transformers: there is no architecture to build. Pass one such as "
+            "vit, resnet, convnext or bert, or `--model_name_or_path` for a pretrained model."
         )
     config = AutoConfig.for_model(model_type)
     unknown = [key for key in overrides if key != "image_size" and not hasattr(config, key)]
@@ -99,11 +103,11 @@ def new_model(
         setattr(config, key, value)
     if data.input_columns == ("image",):
         size = getattr(config, "image_size", 224)
-        processor = ViTImageProcessor(size={"height": size, "width": size})
+        processor = ViTImageProcessorPil(size={"height": size, "width": size})
     elif tokenizer is None:
         raise ValueError(
-            f"A new `{model_type}` for text has no tokenizer: its vocabulary would mean nothing. Say whose to take with "
-            "`--tokenizer_name`."
+            f"A new `{model_type}` for text has no tokenizer: its vocabulary would mean nothing. Say whose to take "
+            "with `--tokenizer_name`."
         )
     else:
         processor = AutoTokenizer.from_pretrained(_resolved(tokenizer))

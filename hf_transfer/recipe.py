@@ -1,83 +1,100 @@
-"""What the recipes share: arguments from the command line and a YAML file, early checks, the final scores."""
+"""What the recipes share: arguments from the command line or a YAML file, early checks, the final scores."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
+from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 
-Arguments = TypeVar("Arguments")
-
-__all__ = ["check_output_dir", "parse", "score"]
+__all__ = ["parse", "prepare_run", "score"]
 
 
-def parse(script: str, *dataclass_types: type) -> tuple[Any, ...]:
+def parse(script: str, *dataclass_types: Any) -> tuple[Any, ...]:
     """
-    The arguments of a recipe: the command line, over the YAML file beside the script (or given by `--config`), over the
-    defaults of the dataclasses.
+    The arguments of a recipe: those of the command line, over those of the YAML file named by `--config`. Without any
+    argument, the YAML file beside the script, which runs on embedded data.
 
     Args:
-        script (`str`): `__file__` of the recipe.
-        dataclass_types (`type`): the argument classes, as for `HfArgumentParser`.
+        script (`str`):
+            `__file__` of the recipe.
+        dataclass_types (`type`):
+            The argument classes, as for `HfArgumentParser`.
 
     Returns:
         An instance of each class.
 
     Raises:
         ValueError: if the YAML file has a key that no class knows.
-        FileNotFoundError: if the file given by `--config` does not exist.
+        FileNotFoundError: if the file named by `--config` does not exist.
     """
-    words = sys.argv[1:]
-    path = Path(script).with_suffix(".yaml")
+    words = sys.argv[1:] or ["--config", str(Path(script).with_suffix(".yaml"))]
     if "--config" in words:
         position = words.index("--config")
-        path = Path(words[position + 1])
-        del words[position : position + 2]
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"`--config {path}`: there is no such file, and the run would take other settings than you think. "
-                f"Give a YAML file like `{Path(script).with_suffix('.yaml').name}` beside the recipe."
-            )
-    settings = yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
-    known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise ValueError(
-            f"{path} has {', '.join(unknown)}, which no option is called: the setting would be lost. Run the recipe "
-            "with `--help` for the names."
-        )
+        path = Path(words[position + 1]) if position + 1 < len(words) else Path()
+        known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
+        words = [*_words(_read(path), known, path), *words[:position], *words[position + 2 :]]
     parser = HfArgumentParser(dataclass_types, description=sys.modules["__main__"].__doc__)
-    parser.set_defaults(**settings)
     return parser.parse_args_into_dataclasses(words)
 
 
-def check_output_dir(args: TrainingArguments) -> None:
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`--config {path}`: there is no such file, and the run would take other settings than you think. Give a "
+            "YAML file of options, like those beside the recipes."
+        )
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _words(settings: Mapping[str, Any], known: set[str], path: Path) -> list[str]:
+    """Settings as they would stand on the command line, where later words win."""
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ValueError(
+            f"{path} has {', '.join(unknown)}, which is no option: the setting would be lost. Run the recipe with "
+            "`--help` for the names."
+        )
+    words = []
+    for key, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{key}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in values)]
+    return words
+
+
+def prepare_run(args: TrainingArguments) -> None:
     """
-    Fail now rather than after training if the results could not be written.
+    Make the library's own messages visible on the main process, and fail now if the results could not be written.
 
     Raises:
-        PermissionError: if the folder cannot be made or written to.
+        PermissionError: if the output folder cannot be made or written to.
     """
+    logger = logging.getLogger("hf_transfer")
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO if args.should_log else logging.WARNING)
     try:
         os.makedirs(args.output_dir, exist_ok=True)
         with tempfile.TemporaryFile(dir=args.output_dir):
             pass
     except OSError as error:
         raise PermissionError(
-            f"`--output_dir {args.output_dir}` cannot be written to ({error.strerror}): the trained model would be lost. "
-            "Name a folder of your own."
+            f"`--output_dir {args.output_dir}` cannot be written to ({error.strerror}): the trained model would be "
+            "lost. Name a folder of your own."
         ) from error
 
 
 def score(trainer: Trainer, dataset: Any, prefix: str) -> dict[str, float]:
-    """Evaluate on `dataset`, print the scores through the trainer and add them to `all_results.json`."""
+    """Evaluate on `dataset`, print the scores and add them to `all_results.json` in the output folder."""
     metrics = trainer.evaluate(dataset, metric_key_prefix=prefix)
     trainer.log_metrics(prefix, metrics)
     trainer.save_metrics(prefix, metrics)

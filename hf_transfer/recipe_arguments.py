@@ -1,4 +1,4 @@
-"""Options that recipes share: which model, which columns and rows, how inputs are prepared."""
+"""Options that recipes share: which model, which columns and rows, how inputs are prepared, how long to train."""
 
 from __future__ import annotations
 
@@ -6,14 +6,44 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
+from transformers.trainer_utils import IntervalStrategy
 
+from hf_transfer.arguments import TransferArguments
 from hf_transfer.data.augmentation import AUGMENTATIONS
 from hf_transfer.data.loading import TransferData, load_splits
 from hf_transfer.models import load_model, new_model
 
 
-__all__ = ["DataArguments", "ModelArguments"]
+__all__ = ["DataArguments", "LoopArguments", "ModelArguments"]
+
+
+@dataclass(repr=False)
+class LoopArguments(TransferArguments):
+    """`TransferArguments` with the defaults of the recipes: keep the epoch that validates best, report to nobody."""
+
+    output_dir: str | None = field(default="outputs", metadata={"help": "Folder for the model and all_results.json."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
+    report_to: str | None = field(default="none", metadata={"help": "Where to report: none, tensorboard, wandb, ..."})
+    # Rows are processed when a batch is fetched: the Trainer would drop the columns this needs.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this off: columns are chosen already."})
+
+    def __post_init__(self):
+        if self.eval_strategy != self.save_strategy or self.eval_strategy == "no":
+            self.load_best_model_at_end = False  # without a checkpoint of every validation there is no best one
+        super().__post_init__()
+        # Pinning speeds up copies to an accelerator; without one, torch warns at every epoch.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+
+    def without_validation(self) -> None:
+        """Train to the end: there is nothing to choose an epoch by."""
+        self.load_best_model_at_end = False
+        self.eval_strategy = IntervalStrategy.NO
 
 
 @dataclass
@@ -29,7 +59,8 @@ class ModelArguments:
         default=None, metadata={"help": "Instead of a pretrained model: a type such as vit or resnet, from scratch."}
     )
     config_overrides: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'With --model_type: changes of its default config, as JSON: {"hidden_size": 64}.'}
+        default=None,
+        metadata={"help": 'With --model_type: changes of its default config, as JSON: {"hidden_size": 64}.'},
     )
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "With --model_type, for text: Hub id or folder of the tokenizer."}
@@ -48,8 +79,8 @@ class ModelArguments:
             return new_model(self.model_type, data, dict(self.config_overrides or {}), tokenizer=self.tokenizer_name)
         if self.model_name_or_path is None:
             raise ValueError(
-                "No model is given: there is nothing to transfer from. Pass `--model_name_or_path` (a Hub id, a folder, "
-                "or `embedded:image`), or `--model_type` to train from scratch."
+                "No model is given: there is nothing to transfer from. Pass `--model_name_or_path` (a Hub id, a "
+                "folder, or `embedded:image`), or `--model_type` to train from scratch."
             )
         return load_model(
             self.model_name_or_path, data, revision=self.model_revision, trust_remote_code=self.trust_remote_code

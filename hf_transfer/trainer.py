@@ -10,12 +10,15 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 from typing_extensions import Unpack
 
 from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.arguments import TransferArguments
 from hf_transfer.attach import Attachment, attach
+from hf_transfer.callbacks.freezer import release
 from hf_transfer.callbacks.progress import TrackProgress
+from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
 from hf_transfer.checkpoint import load_objectives, save_objectives
 from hf_transfer.data.sampling import domain_sampler
 from hf_transfer.objective import Objective, Objectives
@@ -63,7 +66,12 @@ class TransferTrainer(Trainer):
         self.attachment: Attachment | None = None
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
         self._refuse_outside_losses(args, kwargs.get("compute_loss_func"))
-        super().__init__(model, args, **{**kwargs, "callbacks": [TrackProgress(), *(kwargs.get("callbacks") or ())]})
+        callbacks = list(kwargs.get("callbacks") or ())
+        if args.ddp_find_unused_parameters is None and any(isinstance(c, UnfreezingSchedule) for c in callbacks):
+            # Frozen parameters take no part in the backward. With activation checkpointing the Trainer's own default is
+            # False, and no callback is called in time to change it.
+            args.ddp_find_unused_parameters = True
+        super().__init__(model, args, **{**kwargs, "callbacks": [TrackProgress(), *callbacks]})
         # Every term is a micro-batch mean, to be divided once by the accumulation steps, in `training_step`.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -98,6 +106,18 @@ class TransferTrainer(Trainer):
     def _attach(self, model: nn.Module) -> None:
         if self._objectives:
             self.attachment = attach(model, self._objectives)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: optuna.Trial | dict[str, Any] | None = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train; whatever ends the run, no parameter is left frozen by a schedule."""
+        try:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            release(self.model)
 
     def call_model_init(self, trial: optuna.Trial | dict[str, Any] | None = None) -> nn.Module:
         """A fresh model, with the objectives built anew for it."""
@@ -138,11 +158,12 @@ class TransferTrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model; in a checkpoint (an internal call), the state of the objectives beside it."""
+        """Save the model; in a checkpoint, the state of the objectives beside it."""
         super().save_model(output_dir, _internal_call)
-        # FSDP writes the whole module tree, objectives included, into its own checkpoint.
-        if _internal_call and self.args.should_save and not self.is_fsdp_enabled:
-            save_objectives(self.objectives, Path(output_dir or self.args.output_dir))
+        # A push calls this internally too, but names no folder. FSDP writes the objectives into its own checkpoint.
+        checkpoint = _internal_call and output_dir is not None
+        if checkpoint and self.args.should_save and not self.is_fsdp_enabled:
+            save_objectives(self.objectives, Path(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 from transformers import set_seed
 
-from hf_transfer import DomainAdversarial, TransferArguments, TransferTrainer, mix_domains
+from hf_transfer import DomainAdversarial, TransferTrainer, mix_domains
 from hf_transfer.data.augmentation import augmentation
 from hf_transfer.data.preparation import collator_for, prepare
-from hf_transfer.metrics import compute_metrics_for
-from hf_transfer.recipe import check_output_dir, parse, score
-from hf_transfer.recipe_arguments import DataArguments, ModelArguments
+from hf_transfer.metrics import MAIN_METRIC, compute_metrics_for
+from hf_transfer.recipe import parse, prepare_run, score
+from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 
 
 @dataclass
@@ -36,9 +36,10 @@ class DomainArguments:
 def main() -> None:
     """Load both domains, train without and with the target, score both ways, save the adapted model."""
     recipe, model_args, data_args, args = parse(
-        __file__, DomainArguments, ModelArguments, DataArguments, TransferArguments
+        __file__, DomainArguments, ModelArguments, DataArguments, LoopArguments
     )
-    check_output_dir(args)
+    prepare_run(args)
+    args.without_validation()  # labels of the target must not choose the epoch
 
     with args.main_process_first(desc="loading data"):
         source = data_args.load(recipe.source_dataset, args.seed)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
-from hf_transfer import L2SP, FreezeBackbone, GradualUnfreezing, TransferArguments, TransferTrainer, UnfreezingSchedule
+from hf_transfer import L2SP, FreezeBackbone, GradualUnfreezing, TransferTrainer, UnfreezingSchedule
 from hf_transfer.data.augmentation import augmentation
 from hf_transfer.data.preparation import collator_for, prepare
 from hf_transfer.metrics import compute_metrics_for
-from hf_transfer.recipe import check_output_dir, parse, score
-from hf_transfer.recipe_arguments import DataArguments, ModelArguments
+from hf_transfer.recipe import parse, prepare_run, score
+from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 
 
 @dataclass
@@ -36,7 +36,9 @@ class FineTuningArguments:
     stages: int = field(default=4, metadata={"help": "Stages of --freeze gradual."})
     schedule: str | None = field(
         default=None,
-        metadata={"help": "Instead of --freeze: a YAML of phases, as `python -m hf_transfer schedule MODEL` writes it."},
+        metadata={
+            "help": "Instead of --freeze: a YAML of phases, as `python -m hf_transfer schedule MODEL` writes it."
+        },
     )
     l2sp: float = field(default=0.0, metadata={"help": "Weight of the pull to the pretrained weights (L2-SP)."})
     early_stopping_patience: int = field(
@@ -45,7 +47,11 @@ class FineTuningArguments:
 
     def callbacks(self) -> list[TrainerCallback]:
         """The freezing schedule and early stopping."""
-        freezing = {"none": lambda: None, "backbone": FreezeBackbone, "gradual": lambda: GradualUnfreezing(stages=self.stages)}
+        freezing = {
+            "none": lambda: None,
+            "backbone": FreezeBackbone,
+            "gradual": lambda: GradualUnfreezing(stages=self.stages),
+        }
         chosen = UnfreezingSchedule(self.schedule) if self.schedule else freezing[self.freeze]()
         stopping = EarlyStoppingCallback(self.early_stopping_patience) if self.early_stopping_patience else None
         return [callback for callback in (chosen, stopping) if callback is not None]
@@ -54,9 +60,9 @@ class FineTuningArguments:
 def main() -> None:
     """Load, train, score, save."""
     recipe, model_args, data_args, args = parse(
-        __file__, FineTuningArguments, ModelArguments, DataArguments, TransferArguments
+        __file__, FineTuningArguments, ModelArguments, DataArguments, LoopArguments
     )
-    check_output_dir(args)
+    prepare_run(args)
     set_seed(args.seed)
 
     with args.main_process_first(desc="loading data"):
@@ -71,6 +77,8 @@ def main() -> None:
             if split is not None
         }
 
+    if data.eval is None:
+        args.without_validation()
     trainer = TransferTrainer(
         model,
         args,
@@ -85,6 +93,7 @@ def main() -> None:
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
+    trainer.remove_callback(EarlyStoppingCallback)  # it would look for its metric in the final scores
     for name, split in splits.items():
         score(trainer, split, name)
     trainer.save_model()

@@ -10,9 +10,17 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_transfer import L2SP, DomainAdversarial, TransferArguments, TransferTrainer, mix_domains
+from hf_transfer import (
+    L2SP,
+    DomainAdversarial,
+    FreezeBackbone,
+    GradualUnfreezing,
+    TransferArguments,
+    TransferTrainer,
+    mix_domains,
+)
 from hf_transfer.checkpoint import OBJECTIVES_NAME
 from tests import models
 from tests.invariants.run import rows
@@ -425,3 +433,25 @@ def test_trainer_kwargs_are_the_parents():
 def test_private_names_relied_on_exist():
     assert "loss_is_scaled_for_ga" in inspect.getsource(Trainer.training_step)
     assert "_internal_call=True" in inspect.getsource(Trainer._save_checkpoint)
+
+
+# --- freezing
+
+
+def test_a_crash_leaves_nothing_frozen(tmp_path):
+    class Crash(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            raise RuntimeError("out of luck")
+
+    model = models.tiny_bert()
+    trainer = TransferTrainer(model, arguments(tmp_path), train_dataset=labelled(), callbacks=[FreezeBackbone(), Crash()])
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer.train()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(("callbacks", "expected"), [([], None), ([GradualUnfreezing(stages=2)], True)])
+def test_ddp_looks_for_unused_parameters_where_a_schedule_freezes(tmp_path, callbacks, expected):
+    trainer = TransferTrainer(models.tiny_bert(), arguments(tmp_path), callbacks=callbacks)
+    assert trainer.args.ddp_find_unused_parameters is expected

@@ -106,8 +106,8 @@ def _decoded(image: Any) -> Any:
 def _tokenise_words(split: Dataset, tokenizer: PreTrainedTokenizerBase, limit: int) -> Dataset:
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{type(tokenizer).__name__} is a slow tokenizer: it does not tell which word each piece came from, so the "
-            "labels of words cannot be given to pieces. Load it with `use_fast=True` or choose another model."
+            f"{type(tokenizer).__name__} is a slow tokenizer: it does not tell which word each piece came from, so "
+            "the labels of words cannot be given to pieces. Load it with `use_fast=True` or choose another model."
         )
 
     def tokenise(batch: dict[str, list[Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Sampler, Subset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils.import_utils import is_datasets_available
 
 from hf_transfer.data.columns import DOMAIN_COLUMN
@@ -126,6 +127,26 @@ def domain_sampler(dataset: Any, seed: int) -> AlternatingSampler | None:
     if numbers is None or np.unique(numbers).size < 2:
         return None
     return AlternatingSampler(numbers, seed=seed)
+
+
+class SetSamplerEpoch(TrainerCallback):
+    """
+    Tell the sampler of the training data which epoch begins, however deep accelerate has wrapped it.
+
+    On several ranks, `skip_first_batches` makes a chain of four batch samplers, of which `DataLoaderShard.set_epoch`
+    (accelerate 1.15) and `Trainer._run_epoch` (transformers 5.23) reach three: a run resumed in the middle of its
+    second epoch would go on in the order of the first. May go when either walks the whole chain.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called before the batches are skipped; the sampler is the same object before and after."""
+        sampler = kwargs.get("train_dataloader")
+        while sampler is not None and not isinstance(sampler, AlternatingSampler):
+            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+        if sampler is not None:
+            sampler.set_epoch(int(state.epoch or 0))
 
 
 def _described(domains: Any) -> str:

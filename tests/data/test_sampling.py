@@ -8,9 +8,10 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, skip_first_batches
 from datasets import Dataset, Features, Image, Value
 from torch.utils.data import BatchSampler, DataLoader, Subset
+from transformers import TrainerControl, TrainerState
 
 from hf_transfer.data.mixing import mix_domains
-from hf_transfer.data.sampling import AlternatingSampler, domain_sampler, domains_of
+from hf_transfer.data.sampling import AlternatingSampler, SetSamplerEpoch, domain_sampler, domains_of
 
 
 THREE = [0] * 13 + [1] * 4 + [2] * 7
@@ -116,6 +117,39 @@ def test_set_epoch_arrives_through_accelerate_and_skipping_resumes_exactly():
     other = loader(5)
     other.set_epoch(1)
     assert list(other) != expected
+
+
+def sharded(seed: int) -> DataLoaderShard:
+    batches = BatchSampler(AlternatingSampler(THREE, seed=seed), 3, False)
+    return DataLoaderShard(range(len(THREE)), batch_sampler=BatchSamplerShard(batches, 2, 1), collate_fn=list)  # type: ignore
+
+
+@pytest.mark.parametrize("epoch", [0, 2.0, 2.625])
+def test_resuming_on_several_ranks_goes_on_in_the_order_of_its_epoch(epoch):
+    straight = sharded(5)
+    straight.set_epoch(int(epoch))
+    expected = list(straight)
+    resumed = sharded(5)
+    state = TrainerState(epoch=epoch)
+    SetSamplerEpoch().on_epoch_begin(None, state, TrainerControl(), train_dataloader=resumed)  # type: ignore[arg-type]
+    skipped = skip_first_batches(resumed, 3)
+    skipped.set_epoch(int(epoch))
+    assert list(skipped) == expected[3:]
+
+
+def test_without_the_callback_it_would_not():
+    """When this fails, accelerate reaches the sampler by itself and `SetSamplerEpoch` can go."""
+    straight = sharded(5)
+    straight.set_epoch(2)
+    skipped = skip_first_batches(sharded(5), 3)
+    skipped.set_epoch(2)
+    assert list(skipped) != list(straight)[3:]
+
+
+def test_the_callback_leaves_other_loaders_alone():
+    plain = DataLoader([1, 2, 3], shuffle=True)  # type: ignore[arg-type]
+    for loader in (plain, None):
+        SetSamplerEpoch().on_epoch_begin(None, TrainerState(epoch=1.0), TrainerControl(), train_dataloader=loader)  # type: ignore[arg-type]
 
 
 def test_torch_loader_workers_see_the_same_order():
