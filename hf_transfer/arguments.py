@@ -56,7 +56,8 @@ class TransferArguments(TrainingArguments):
                 f"`layer_decay={self.layer_decay}` is outside (0, 1]: lower blocks would learn faster than upper ones "
                 "or backwards. Give a factor such as 0.75, or 1.0 for none."
             )
-        rates = {"head_lr": self.head_lr, "objective_lr": self.objective_lr, **(self.learning_rates or {})}
+        by_name = self.learning_rates if isinstance(self.learning_rates, dict) else {}  # JSON is parsed by now
+        rates = {"head_lr": self.head_lr, "objective_lr": self.objective_lr, **by_name}
         for name, rate in rates.items():
             if rate is not None and rate < 0:
                 raise ValueError(
@@ -65,7 +66,8 @@ class TransferArguments(TrainingArguments):
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        # `Trainer` pickles its arguments into `training_args.bin` beside the model (transformers 5.23) and pushes that.
+        # `Trainer` pickles its arguments into `training_args.bin` beside the model (transformers 5.23) and pushes
+        # that.
         return {**self.__dict__, "hub_token": None}
 
     @property

@@ -85,12 +85,12 @@ class Attachment:
     """
 
     def __init__(self, model: nn.Module, objectives: Objectives, *, head: str | None = None):
-        self.model = model
+        self.model: Any = model
         self.anatomy = anatomy(model, head=head)
         self.objectives = self._build(objectives)
         self.terms: dict[str, Tensor] = {}
         self._columns = objectives.columns() | {"domain"}
-        self._inputs: dict[str, Any] | None = None
+        self._inputs: dict[str, Any] = {}
         self._sums: Tensor | None = None
         self._count = 0
         # On the CPU whatever the model's device: a kernel takes a zero-dimensional CPU tensor as a plain number, and
@@ -116,14 +116,14 @@ class Attachment:
         )
         # The random numbers of the run go on as if nothing had been attached.
         with torch.random.fork_rng(devices=[] if weight.device.type == "cpu" else [weight.device]):
-            for objective in objectives.values():
+            for objective in objectives.by_name.values():
                 objective.build(spec)
         return objectives.to(weight.device).train(self.model.training)
 
     def _ignore_on_save(self) -> None:
         """Keep the objectives out of `save_pretrained`."""
-        # Asked of `vars`: a PEFT model, which saves adapters only and needs no telling, shows its base model's attributes.
-        # Not `isinstance(model, PreTrainedModel)`: importing that class takes seconds.
+        # Asked of `vars`: a PEFT model, which saves adapters only and needs no telling, shows its base model's
+        # attributes. Not `isinstance(model, PreTrainedModel)`: importing that class takes seconds.
         if "_keys_to_ignore_on_save" in vars(self.model):
             self._ignored_before = self.model._keys_to_ignore_on_save
             keys = {f"{CHILD}.{key}" for key in self.objectives.state_dict()}
@@ -151,7 +151,7 @@ class Attachment:
     def _after(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if not self._tap.open:
             return output
-        self._tap.open, inputs, self._inputs = False, self._inputs, None
+        self._tap.open, inputs, self._inputs = False, self._inputs, {}
         loss, logits = (output["loss"], output["logits"]) if isinstance(output, dict) else output[:2]
         with torch.autocast(device_type=logits.device.type, enabled=False):
             total = self._total(loss, logits, inputs)
@@ -175,7 +175,7 @@ class Attachment:
             model=self.model,
             columns=columns,
         )
-        for name, objective in self.objectives.items():
+        for name, objective in self.objectives.by_name.items():
             term = objective(batch)
             terms[name] = term.detach()
             total = total + objective.weight_at(self._progress) * term
@@ -192,7 +192,7 @@ class Attachment:
         return labelled_mean(loss, logits, labels)
 
     def _require(self, columns: dict[str, Any], inputs: dict[str, Any]) -> None:
-        for objective in self.objectives.values():
+        for objective in self.objectives.by_name.values():
             for name in objective.columns:
                 if name not in columns:
                     present = ", ".join(sorted({*inputs, *columns} - {"columns"}))
@@ -205,7 +205,7 @@ class Attachment:
     def _diagnostics(self) -> dict[str, Tensor]:
         return {
             f"{name}_{key}": value
-            for name, objective in self.objectives.items()
+            for name, objective in self.objectives.by_name.items()
             for key, value in objective.diagnostics.items()
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 from transformers import (
@@ -122,7 +122,7 @@ def _resolved(name: str) -> str:
         return name
     from hf_transfer.data.source_models import source_model
 
-    return str(source_model(name.removeprefix(EMBEDDED)))
+    return str(source_model(cast(Any, name.removeprefix(EMBEDDED))))  # refuses what it does not know
 
 
 def _auto_model(data: TransferData) -> Any:
@@ -144,7 +144,7 @@ def _labels(data: TransferData) -> dict[str, Any]:
     return {"num_labels": data.num_labels, "id2label": data.id2label, "label2id": data.label2id}
 
 
-def _with_padding(model: nn.Module, processor: Any) -> nn.Module:
+def _with_padding(model: Any, processor: Any) -> nn.Module:
     """Decoders come without a padding token, and classify at the last one that is none."""
     if getattr(processor, "pad_token", "") is None:
         processor.pad_token = processor.eos_token

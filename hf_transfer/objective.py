@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -96,6 +96,9 @@ class Objectives(nn.ModuleDict):
         loss = task + 0.5 * objective + objective_2
     """
 
+    attachment: Any
+    """The `Attachment` to a model, while there is one."""
+
     def __init__(self, objectives: Iterable[Objective] = ()):
         super().__init__()
         for objective in objectives:
@@ -110,12 +113,17 @@ class Objectives(nn.ModuleDict):
                 name = f"{objective.name}_{copies}"
             self[name] = objective
 
+    @property
+    def by_name(self) -> dict[str, Objective]:
+        """The objectives by name, as a plain dictionary."""
+        return cast(dict[str, Objective], dict(self.items()))
+
     def columns(self) -> set[str]:
         """Every extra column that some objective reads."""
-        return {column for objective in self.values() for column in objective.columns}
+        return {column for objective in self.by_name.values() for column in objective.columns}
 
     def __str__(self) -> str:
         terms = ["task"]
-        for name, objective in self.items():
+        for name, objective in self.by_name.items():
             terms.append(name if objective.weight == 1 else f"{objective.weight} * {name}")
         return "loss = " + " + ".join(terms)

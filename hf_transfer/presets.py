@@ -65,4 +65,5 @@ class DomainAdversarialTrainer(TransferTrainer):
         **kwargs: Unpack[TransferTrainerKwargs],
     ):
         adversary = DomainAdversarial(num_domains=num_domains, weight=weight)
-        super().__init__(model, args, **{**kwargs, "objectives": [adversary, *kwargs.get("objectives", ())]})
+        kwargs["objectives"] = [adversary, *kwargs.get("objectives", ())]
+        super().__init__(model, args, **kwargs)

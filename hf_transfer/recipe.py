@@ -83,7 +83,7 @@ def prepare_run(args: TrainingArguments) -> None:
         logger.addHandler(logging.StreamHandler())
     logger.setLevel(logging.INFO if args.should_log else logging.WARNING)
     try:
-        os.makedirs(args.output_dir, exist_ok=True)
+        os.makedirs(str(args.output_dir), exist_ok=True)
         with tempfile.TemporaryFile(dir=args.output_dir):
             pass
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -29,9 +29,13 @@ class LoopArguments(TransferArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
-    report_to: str | None = field(default="none", metadata={"help": "Where to report: none, tensorboard, wandb, ..."})
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "Where to report: none, tensorboard, wandb, ..."}
+    )
     # Rows are processed when a batch is fetched: the Trainer would drop the columns this needs.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this off: columns are chosen already."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Leave this off: columns are chosen already."}
+    )
 
     def __post_init__(self):
         if self.eval_strategy != self.save_strategy or self.eval_strategy == "no":
@@ -71,12 +75,13 @@ class ModelArguments:
 
     def __post_init__(self):
         if isinstance(self.config_overrides, str):
-            self.config_overrides = json.loads(self.config_overrides)
+            self.config_overrides = dict(json.loads(self.config_overrides))
 
     def load(self, data: TransferData) -> tuple[nn.Module, Any]:
         """The model, with a head for the classes of `data`, and its processor."""
         if self.model_type is not None:
-            return new_model(self.model_type, data, dict(self.config_overrides or {}), tokenizer=self.tokenizer_name)
+            overrides = cast("dict[str, Any] | None", self.config_overrides)
+            return new_model(self.model_type, data, overrides, tokenizer=self.tokenizer_name)
         if self.model_name_or_path is None:
             raise ValueError(
                 "No model is given: there is nothing to transfer from. Pass `--model_name_or_path` (a Hub id, a "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -68,15 +68,15 @@ class TransferTrainer(Trainer):
         self._refuse_outside_losses(args, kwargs.get("compute_loss_func"))
         callbacks = list(kwargs.get("callbacks") or ())
         if args.ddp_find_unused_parameters is None and any(isinstance(c, UnfreezingSchedule) for c in callbacks):
-            # Frozen parameters take no part in the backward. With activation checkpointing the Trainer's own default is
-            # False, and no callback is called in time to change it.
+            # Frozen parameters take no part in the backward. With activation checkpointing the Trainer's own default
+            # is False, and no callback is called in time to change it.
             args.ddp_find_unused_parameters = True
         super().__init__(model, args, **{**kwargs, "callbacks": [TrackProgress(), *callbacks]})
         # Every term is a micro-batch mean, to be divided once by the accumulation steps, in `training_step`.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         if model is not None:
-            self._attach(self.model)
+            self._attach(model)
 
     def _refuse_outside_losses(self, args: TrainingArguments, compute_loss_func: Any) -> None:
         if not self._objectives:
@@ -117,7 +117,7 @@ class TransferTrainer(Trainer):
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
-            release(self.model)
+            release(cast(nn.Module, self.model))
 
     def call_model_init(self, trial: optuna.Trial | dict[str, Any] | None = None) -> nn.Module:
         """A fresh model, with the objectives built anew for it."""
@@ -127,8 +127,8 @@ class TransferTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        missing = self.objectives.columns() - set(self._signature_columns)
-        self._signature_columns += sorted(missing)
+        columns = self._signature_columns or []
+        self._signature_columns = [*columns, *sorted(self.objectives.columns() - set(columns))]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # Asked of the data set as given: unused columns, `domain` among them, may be gone from `train_dataset`.
@@ -153,7 +153,7 @@ class TransferTrainer(Trainer):
         if "loss" in logs and self.attachment is not None:
             names, means = self.attachment.drain()
             if means is not None:
-                means = self.accelerator.reduce(means, reduction="mean")
+                means = cast(torch.Tensor, self.accelerator.reduce(means, reduction="mean"))
                 logs.update(zip(names, means.tolist(), strict=True))
         super().log(logs, start_time)
 
@@ -161,8 +161,8 @@ class TransferTrainer(Trainer):
         """Save the model; in a checkpoint, the state of the objectives beside it."""
         super().save_model(output_dir, _internal_call)
         # A push calls this internally too, but names no folder. FSDP writes the objectives into its own checkpoint.
-        checkpoint = _internal_call and output_dir is not None
-        if checkpoint and self.args.should_save and not self.is_fsdp_enabled:
+        in_checkpoint = _internal_call and self.args.should_save and not self.is_fsdp_enabled
+        if in_checkpoint and output_dir is not None:
             save_objectives(self.objectives, Path(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

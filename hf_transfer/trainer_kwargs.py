@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,12 +13,19 @@ from transformers import DataCollator, EvalPrediction, PreTrainedModel, TrainerC
 from hf_transfer.objective import Objective
 
 
+if TYPE_CHECKING:
+    import datasets
+
+
+Data: TypeAlias = "Dataset | IterableDataset | datasets.Dataset | datasets.IterableDataset"
+
+
 class TrainerKwargs(TypedDict, total=False):
     """What `Trainer` takes besides `model` and `args`; its documentation describes each."""
 
     data_collator: DataCollator | None
-    train_dataset: Dataset | IterableDataset | None
-    eval_dataset: Dataset | IterableDataset | dict[str, Dataset] | None
+    train_dataset: Data | None
+    eval_dataset: Data | dict[str, Data] | None
     processing_class: Any
     model_init: Callable[..., PreTrainedModel] | None
     compute_loss_func: Callable | None

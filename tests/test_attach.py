@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_transfer import DomainAdversarial, L2SP, Objective, TransferBatch, attach
+from hf_transfer import L2SP, DomainAdversarial, Objective, TransferBatch, attach
 from hf_transfer.attach import CHILD
 from tests.models import TINY, batch_for, lora, tiny_bert, tiny_resnet, tiny_vit
 
@@ -140,7 +140,9 @@ def test_attaching_others_is_refused():
         attach(model, [Seen()])
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, partial(torch.compile, backend="eager")], ids=["DataParallel", "compile"])
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, partial(torch.compile, backend="eager")], ids=["DataParallel", "compile"]
+)
 def test_wrapped_model_is_refused(wrap):
     with pytest.raises(TypeError, match="wrapped in .*bare model first"):
         attach(wrap(tiny_bert()), [Seen()])
@@ -157,7 +159,8 @@ def test_missing_column_is_named_with_what_is_there():
     batch = batch_for(model)
     del batch["domain"]
     with pytest.raises(
-        ValueError, match="DomainAdversarial needs column `domain`; the batch has attention_mask, input_ids, labels.*mix_domains"
+        ValueError,
+        match="DomainAdversarial needs column `domain`; the batch has attention_mask, input_ids, labels.*mix_domains",
     ):
         model(**batch)
 
@@ -237,7 +240,9 @@ def test_means_since_the_last_drain():
 def test_unlabelled_rows_of_other_problems_are_left_out(problem):
     """Models of transformers take -100 as a value there."""
     width = 1 if problem == "regression" else 3
-    model = tiny_bert(num_labels=width, problem_type=problem, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = tiny_bert(
+        num_labels=width, problem_type=problem, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
     batch = batch_for(model)
     labels = torch.rand(4) if width == 1 else torch.randint(0, 2, (4, 3)).float()
     half = {key: value[:2] for key, value in batch.items() if key != "domain"}
@@ -251,4 +256,4 @@ def test_unlabelled_rows_of_other_problems_are_left_out(problem):
 
 def test_batch_names_a_column_it_lacks():
     with pytest.raises(AttributeError, match="no column `teacher_logits`; it has no extra columns.*Add"):
-        TransferBatch(features=torch.zeros(1, 2)).teacher_logits
+        _ = TransferBatch(features=torch.zeros(1, 2)).teacher_logits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_transfer import DomainAdversarial, L2SP, Objective, TransferBatch
+from hf_transfer import L2SP, DomainAdversarial, Objective, TransferBatch
 from hf_transfer.objective import Objectives
 from hf_transfer.schedules import linear
 
@@ -25,7 +25,8 @@ class FeatureNorm(Objective):
 
 
 @pytest.mark.parametrize(
-    ("objective", "name"), [(FeatureNorm(), "feature_norm"), (L2SP(), "l2sp"), (DomainAdversarial(), "domain_adversarial")]
+    ("objective", "name"),
+    [(FeatureNorm(), "feature_norm"), (L2SP(), "l2sp"), (DomainAdversarial(), "domain_adversarial")],
 )
 def test_name_is_the_class_in_snake_case(objective, name):
     assert objective.name == name

@@ -6,12 +6,14 @@ import inspect
 
 import pytest
 
-from hf_transfer import DomainAdversarialTrainer, FineTuningTrainer, GradualUnfreezing, L2SP, presets
+from hf_transfer import L2SP, DomainAdversarialTrainer, FineTuningTrainer, GradualUnfreezing, presets
 from tests.models import tiny_bert
 from tests.test_trainer import arguments, labelled, mixed
 
 
-PRESETS = [value for value in vars(presets).values() if inspect.isclass(value) and value.__module__ == presets.__name__]
+PRESETS = [
+    value for value in vars(presets).values() if inspect.isclass(value) and value.__module__ == presets.__name__
+]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -18,7 +18,9 @@ POINTS = [0.0, 0.1, 0.2, 0.5, 0.75, 1.0]
 @pytest.mark.parametrize("progress", POINTS)
 def test_warmup_is_ganins_formula(gamma, progress):
     expected = 2 / (1 + math.exp(-gamma * progress)) - 1
-    assert warmup(gamma=gamma)(torch.tensor(progress, dtype=torch.float64)).item() == pytest.approx(expected, abs=1e-12)
+    assert warmup(gamma=gamma)(torch.tensor(progress, dtype=torch.float64)).item() == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(("progress", "value"), [(0, 0), (0.1, 0.462), (0.2, 0.762), (0.5, 0.987), (1, 1.0)])

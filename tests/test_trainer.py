@@ -7,7 +7,6 @@ import json
 
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -54,7 +53,9 @@ def labelled(image=False):
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {key: value.detach().clone() for key, value in model.state_dict().items() if "transfer_objectives" not in key}
+    return {
+        key: value.detach().clone() for key, value in model.state_dict().items() if "transfer_objectives" not in key
+    }
 
 
 def seeded(make, **options):
@@ -84,7 +85,9 @@ def test_weight_zero_is_the_stock_trainer_bit_for_bit(tmp_path, make, image):
     data = labelled(image).add_column("domain", [0, 1] * 8)
     # one alternating pass and one shuffled pass see other rows: compare on the stock sampler's order
     ours = seeded(make)
-    trainer = StockOrder(ours, arguments(tmp_path), train_dataset=data, objectives=[DomainAdversarial(weight=0), L2SP(weight=0)])
+    trainer = StockOrder(
+        ours, arguments(tmp_path), train_dataset=data, objectives=[DomainAdversarial(weight=0), L2SP(weight=0)]
+    )
     trainer.train()
     theirs, mine = weights(stock.model), weights(trainer.model)
     assert theirs.keys() == mine.keys()
@@ -215,7 +218,9 @@ def test_objectives_train_at_the_rate_of_the_head_by_default(tmp_path):
 
 
 def test_rates_by_name_win_and_the_later_over_the_earlier(tmp_path):
-    args = arguments(tmp_path, layer_decay=0.5, learning_rates={"block.0-1": 0.3, "*layer.1.attention*": 0.4, "head": 0})
+    args = arguments(
+        tmp_path, layer_decay=0.5, learning_rates={"block.0-1": 0.3, "*layer.1.attention*": 0.4, "head": 0}
+    )
     rates = rates_of(TransferTrainer(models.tiny_bert(), args))
     assert rates["bert.encoder.layer.0.output.dense.bias"] == 0.3
     assert rates["bert.encoder.layer.1.output.dense.bias"] == 0.3
@@ -368,7 +373,9 @@ def test_hyperparameter_search_builds_the_objectives_anew_for_each_trial(tmp_pat
         objectives=[Probe(hidden_size=4)],
     )
     best = trainer.hyperparameter_search(
-        hp_space=lambda trial: {"head_lr": trial.suggest_float("head_lr", 1e-3, 1e-1)}, n_trials=2, direction="minimize"
+        hp_space=lambda trial: {"head_lr": trial.suggest_float("head_lr", 1e-3, 1e-1)},
+        n_trials=2,
+        direction="minimize",
     )
     assert best.hyperparameters.keys() == {"head_lr"}
     assert len(starts) == 3 and torch.equal(starts[1], starts[2])
@@ -395,7 +402,9 @@ def test_data_parallel_is_refused(tmp_path):
 
 
 def test_without_objectives_none_of_this_is_refused(tmp_path):
-    TransferTrainer(models.tiny_bert(), arguments(tmp_path, label_smoothing_factor=0.1), train_dataset=labelled()).train()
+    TransferTrainer(
+        models.tiny_bert(), arguments(tmp_path, label_smoothing_factor=0.1), train_dataset=labelled()
+    ).train()
 
 
 def test_stock_arguments_are_enough(tmp_path):
@@ -444,7 +453,9 @@ def test_a_crash_leaves_nothing_frozen(tmp_path):
             raise RuntimeError("out of luck")
 
     model = models.tiny_bert()
-    trainer = TransferTrainer(model, arguments(tmp_path), train_dataset=labelled(), callbacks=[FreezeBackbone(), Crash()])
+    trainer = TransferTrainer(
+        model, arguments(tmp_path), train_dataset=labelled(), callbacks=[FreezeBackbone(), Crash()]
+    )
     with pytest.raises(RuntimeError, match="out of luck"):
         trainer.train()
     assert all(parameter.requires_grad for parameter in model.parameters())

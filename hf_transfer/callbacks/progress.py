@@ -13,8 +13,9 @@ class TrackProgress(TrainerCallback):
     """
     Sets the progress of a model's objectives at the start of each optimizer step, so that their schedules advance.
 
-    `TransferTrainer` has it built in; add it to a stock `Trainer` that trains a model with `attach`ed objectives. Progress
-    is a function of the trainer's own step count: accumulation does not advance it and a resumed run continues exactly.
+    `TransferTrainer` has it built in; add it to a stock `Trainer` that trains a model with `attach`ed objectives.
+    Progress is a function of the trainer's own step count: accumulation does not advance it and a resumed run
+    continues exactly.
     """
 
     def on_step_begin(

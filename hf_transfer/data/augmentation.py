@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ def augmentation(name: str, processor: BaseImageProcessor) -> Callable[[Tensor],
 
     Args:
         name (`str`):
-            `"none"`; `"light"` (shifts, scale and rotation by a few percent: safe for digits and documents); `"strong"`
-            (random crops, horizontal flips, brightness, contrast and colour: for photographs).
+            `"none"`; `"light"` (shifts, scale and rotation by a few percent: safe for digits and documents);
+            `"strong"` (random crops, horizontal flips, brightness, contrast and colour: for photographs).
         processor (`BaseImageProcessor`):
             Tells how pixels are normalised, which colour changes must undo and redo.
 
@@ -63,7 +64,7 @@ class _RandomCrop:
 class KorniaAugmentation:
     """Applies augmentations to normalised images as if they were still in [0, 1]; picklable for loader workers."""
 
-    def __init__(self, steps: Sequence[Callable[[Tensor], Tensor]], processor: BaseImageProcessor):
+    def __init__(self, steps: Sequence[Callable[[Tensor], Tensor]], processor: Any):
         self.steps = steps
         normalised = getattr(processor, "do_normalize", False)
         self.mean = _per_channel(processor.image_mean if normalised else 0.0)

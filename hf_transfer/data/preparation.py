@@ -111,7 +111,7 @@ def _tokenise_words(split: Dataset, tokenizer: PreTrainedTokenizerBase, limit: i
         )
 
     def tokenise(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(batch["tokens"], is_split_into_words=True, truncation=True, max_length=limit)
+        encoded: Any = tokenizer(batch["tokens"], is_split_into_words=True, truncation=True, max_length=limit)
         if "labels" in batch:
             encoded["labels"] = [
                 _first_pieces(encoded.word_ids(row), labels) for row, labels in enumerate(batch["labels"])

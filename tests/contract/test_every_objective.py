@@ -1,4 +1,4 @@
-"""The properties that hold for every objective; found through `objectives.__all__`, so a new one is covered at once."""
+"""What holds for every objective. They are found through `objectives.__all__`: a new one is covered at once."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ def test_squared_distance_and_gradient_are_autograds(shape):
     reference = torch.randn(shape, dtype=torch.float64)
     value = squared_distance(parameter, reference)
     (ours,) = torch.autograd.grad(3 * value, parameter)
-    expected = sum((p - r) ** 2 for p, r in zip(parameter.flatten().tolist(), reference.flatten().tolist(), strict=True))
+    expected = sum(
+        (p - r) ** 2 for p, r in zip(parameter.flatten().tolist(), reference.flatten().tolist(), strict=True)
+    )
     assert value.item() == pytest.approx(expected, rel=1e-12)
     (theirs,) = torch.autograd.grad(3 * (parameter - reference).square().sum(), parameter)
     torch.testing.assert_close(ours, theirs)

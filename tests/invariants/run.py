@@ -1,7 +1,7 @@
 """
 One small training run in a process of its own, for the equivalences: `python -m tests.invariants.run --out DIR ...`.
 
-Writes the final weights, the objectives and the optimizer's sums to DIR/result.safetensors, and the log to DIR/log.json.
+Writes the final weights, objectives and optimizer state to DIR/result.safetensors, and the log to DIR/log.json.
 """
 
 from __future__ import annotations

@@ -100,7 +100,10 @@ def test_token_classifiers_have_one_domain_per_row():
 @pytest.mark.parametrize(
     ("domain", "message"),
     [
-        ((0, 1, 2), r"values from 0 to 2, but the discriminator tells 2 domains.*`DomainAdversarial\(num_domains=3\)`"),
+        (
+            (0, 1, 2),
+            r"values from 0 to 2, but the discriminator tells 2 domains.*`DomainAdversarial\(num_domains=3\)`",
+        ),
         ((0, -100), r"values from -100 to 0.*Number the domains from 0"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import IA3Config, get_peft_model
 
 from hf_transfer import L2SP, TransferBatch, attach
 from tests.models import batch_for, lora, tiny_bert, tiny_resnet, tiny_vit

@@ -154,7 +154,7 @@ class L2SP(Objective):
             up = torch.cat([up, -start.up.to(up).flatten(1)], dim=1)
         return layer.scaling[start.adapter] ** 2 * low_rank_squared_norm(down, up)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
         saved = state_dict.get(f"{prefix}fingerprint")
         if saved is not None and not torch.allclose(saved.to(self.fingerprint), self.fingerprint, rtol=1e-5):
             raise ValueError(
@@ -162,7 +162,7 @@ class L2SP(Objective):
                 "would go to a different point. Build the model from the same pretrained checkpoint as the first run "
                 "(not from the checkpoint being resumed), then resume."
             )
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
 
 
 def _keep(parameter: Tensor) -> Tensor:
