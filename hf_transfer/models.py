@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     ViTImageProcessorPil,
 )
 
@@ -61,9 +63,14 @@ def load_model(
         OSError: if there is no such model.
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    auto_model = _auto_model(data)
     name = _resolved(os.fspath(name_or_path))
+    try:
+        _check_kind(AutoConfig.from_pretrained(name, **options), data, name=str(name_or_path))
+    except OSError:
+        pass  # the repository of an adapter has no config; of what else is wrong there, loading tells
     processor = _processor_class(data).from_pretrained(name, **options)
-    model = _auto_model(data).from_pretrained(name, ignore_mismatched_sizes=True, **_labels(data), **options)
+    model = auto_model.from_pretrained(name, ignore_mismatched_sizes=True, **_labels(data), **options)
     return _with_padding(model, processor), processor
 
 
@@ -84,23 +91,27 @@ def new_model(
             Whose tokenizer to take, for text. Images are resized to `image_size` and scaled to [-1, 1].
 
     Raises:
-        ValueError: if there is no such type, its config has no such key, or a text model comes without a tokenizer.
+        ValueError: if there is no such type, it has no class for the task, its config has no such key, or a text model
+            comes without a tokenizer.
     """
+    auto_model = _auto_model(data)
     overrides = overrides or {}
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"`{model_type}` is no model type of transformers: there is no architecture to build. Pass one such as "
             "vit, resnet, convnext or bert, or `--model_name_or_path` for a pretrained model."
         )
-    config = AutoConfig.for_model(model_type)
-    unknown = [key for key in overrides if key != "image_size" and not hasattr(config, key)]
+    default = AutoConfig.for_model(model_type)
+    unknown = [key for key in overrides if key != "image_size" and not hasattr(default, key)]
     if unknown:
+        keys = sorted(key for key in vars(default) if not key.startswith("_"))
         raise ValueError(
             f"The config of `{model_type}` has no {', '.join(unknown)}: the change would have no effect. Its keys are "
-            f"{', '.join(sorted(vars(config)))}."
+            f"{', '.join(keys)}."
         )
-    for key, value in overrides.items():
-        setattr(config, key, value)
+    # At construction and not by `setattr`: some values, such as the head width of Llama, are worked out from others.
+    config = AutoConfig.for_model(model_type, **overrides)
+    _check_kind(config, data, name=model_type)
     if data.input_columns == ("image",):
         size = getattr(config, "image_size", 224)
         processor = ViTImageProcessorPil(size={"height": size, "width": size})
@@ -112,17 +123,24 @@ def new_model(
     else:
         processor = AutoTokenizer.from_pretrained(_resolved(tokenizer))
         config.vocab_size = len(processor)
+        config.pad_token_id = processor.pad_token_id  # the default one belongs to another vocabulary
     for key, value in _labels(data).items():
         setattr(config, key, value)
-    return _with_padding(_auto_model(data).from_config(config), processor), processor
+    return _with_padding(auto_model.from_config(config), processor), processor
 
 
 def _resolved(name: str) -> str:
-    if not name.startswith(EMBEDDED):
-        return name
-    from hf_transfer.data.source_models import source_model
+    if name.startswith(EMBEDDED):
+        from hf_transfer.data.source_models import source_model
 
-    return str(source_model(cast(Any, name.removeprefix(EMBEDDED))))  # refuses what it does not know
+        return str(source_model(cast(Any, name.removeprefix(EMBEDDED))))  # refuses what it does not know
+    path = Path(name).expanduser()
+    if not path.exists() and (path.is_absolute() or name.startswith(("~", ".")) or name.count("/") > 1):
+        raise FileNotFoundError(
+            f"The path `{name}` does not exist: there is no model to start from. Check the spelling, or pass a Hub id "
+            "such as `user/name`."
+        )
+    return str(path) if path.exists() else name
 
 
 def _auto_model(data: TransferData) -> Any:
@@ -132,6 +150,17 @@ def _auto_model(data: TransferData) -> Any:
             f"set ({', '.join(AUTO_MODELS)}), or load the model yourself and pass it to `TransferTrainer`."
         )
     return AUTO_MODELS[data.task]
+
+
+def _check_kind(config: PreTrainedConfig, data: TransferData, *, name: str) -> None:
+    """Refuse a model that has no class for the task, before a processor is missed that it never had."""
+    # The mapping that `from_pretrained` looks into; code of the model's repository is not in it.
+    if not hasattr(config, "auto_map") and type(config) not in _auto_model(data)._model_mapping:
+        raise ValueError(
+            f"`{name}` is a model of type `{config.model_type}`, which transformers has no {data.task} class for: it "
+            f"cannot read `{'`, `'.join(data.input_columns)}`. Choose a model for {data.task}, or name the right "
+            "input column with `--input_columns`."
+        )
 
 
 def _processor_class(data: TransferData) -> Any:

@@ -34,7 +34,7 @@ def parse(script: str, *dataclass_types: Any) -> tuple[Any, ...]:
         An instance of each class.
 
     Raises:
-        ValueError: if the YAML file has a key that no class knows.
+        ValueError: if the YAML file has a key that no class knows, or no keys but something else.
         FileNotFoundError: if the file named by `--config` does not exist.
     """
     words = sys.argv[1:] or ["--config", str(Path(script).with_suffix(".yaml"))]
@@ -53,7 +53,13 @@ def _read(path: Path) -> dict[str, Any]:
             f"`--config {path}`: there is no such file, and the run would take other settings than you think. Give a "
             "YAML file of options, like those beside the recipes."
         )
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"`--config {path}` holds a {type(settings).__name__}, not options: none of it would be taken. Write one "
+            "`name: value` a line, like the files beside the recipes."
+        )
+    return settings
 
 
 def _words(settings: Mapping[str, Any], known: set[str], path: Path) -> list[str]:
@@ -66,6 +72,8 @@ def _words(settings: Mapping[str, Any], known: set[str], path: Path) -> list[str
         )
     words = []
     for key, value in settings.items():
+        if value is None:
+            continue  # the default, which no word on the command line stands for
         values = value if isinstance(value, list) else [value]
         words += [f"--{key}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in values)]
     return words

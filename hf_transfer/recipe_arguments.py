@@ -75,7 +75,7 @@ class ModelArguments:
 
     def __post_init__(self):
         if isinstance(self.config_overrides, str):
-            self.config_overrides = dict(json.loads(self.config_overrides))
+            self.config_overrides = _parsed(self.config_overrides)
 
     def load(self, data: TransferData) -> tuple[nn.Module, Any]:
         """The model, with a head for the classes of `data`, and its processor."""
@@ -90,6 +90,16 @@ class ModelArguments:
         return load_model(
             self.model_name_or_path, data, revision=self.model_revision, trust_remote_code=self.trust_remote_code
         )
+
+
+def _parsed(overrides: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(overrides))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`--config_overrides {overrides}` is no JSON object ({error}): the model would be another one. Write it "
+            """as '{"hidden_size": 64}', with double quotes inside and single quotes around."""
+        ) from error
 
 
 @dataclass

@@ -20,7 +20,7 @@ from hf_transfer.callbacks.freezer import release
 from hf_transfer.callbacks.progress import TrackProgress
 from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
 from hf_transfer.checkpoint import load_objectives, save_objectives
-from hf_transfer.data.sampling import domain_sampler
+from hf_transfer.data.sampling import SetSamplerEpoch, domain_sampler
 from hf_transfer.objective import Objective, Objectives
 from hf_transfer.optim import learning_rates, split_groups
 
@@ -71,7 +71,7 @@ class TransferTrainer(Trainer):
             # Frozen parameters take no part in the backward. With activation checkpointing the Trainer's own default
             # is False, and no callback is called in time to change it.
             args.ddp_find_unused_parameters = True
-        super().__init__(model, args, **{**kwargs, "callbacks": [TrackProgress(), *callbacks]})
+        super().__init__(model, args, **{**kwargs, "callbacks": [TrackProgress(), SetSamplerEpoch(), *callbacks]})
         # Every term is a micro-batch mean, to be divided once by the accumulation steps, in `training_step`.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False

@@ -49,6 +49,7 @@ def main() -> None:
         options = {"max_length": data_args.max_length}
         source_train = prepare(source.train, processor, augment=augment, **options)
         target_train = prepare(target.train, processor, augment=augment, **options)
+        mixed = mix_domains(source_train, target_train)  # now: domains that do not fit must not cost a training first
         tests = {"source": source.test or source.eval, "target": target.test or target.eval}
         tests = {
             name: prepare(split, processor, **options)
@@ -87,7 +88,7 @@ def main() -> None:
         alone = train("source_only_", source_train, [], alone_args)[1]
     args.per_device_train_batch_size *= 2
     adversary = DomainAdversarial(weight=recipe.adversarial_weight)
-    trainer, adapted = train("", mix_domains(source_train, target_train), [adversary], args)
+    trainer, adapted = train("", mixed, [adversary], args)
     trainer.log_metrics("accuracy on source and target", {**alone, **adapted})
     trainer.save_model()
     if args.push_to_hub:

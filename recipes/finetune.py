@@ -79,6 +79,12 @@ def main() -> None:
 
     if data.eval is None:
         args.without_validation()
+        if recipe.early_stopping_patience:
+            raise ValueError(
+                f"`--early_stopping_patience {recipe.early_stopping_patience}` with a data set that has no validation "
+                "split: nothing tells when to stop. Name one with `--eval_split`, hold rows out with "
+                "`--validation_fraction 0.1`, or pass 0."
+            )
     trainer = TransferTrainer(
         model,
         args,

@@ -1,0 +1,91 @@
+"""The documentation is true: README snippets run, the tables are complete, docstrings have their sections."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import hf_transfer
+from hf_transfer import callbacks, objectives
+
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")  # the snippets take the Trainer's defaults
+def test_readme_snippets_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(SNIPPETS) >= 3
+    namespace: dict = {}
+    for snippet in SNIPPETS:
+        exec(compile(snippet, "README.md", "exec"), namespace)
+
+
+def test_what_the_readme_says_is_printed_is_printed():
+    (claimed,) = re.findall(r"print\(attachment.objectives\)  # (.*)", README)
+    chosen = [objectives.DomainAdversarial(), objectives.L2SP(weight=0.01)]
+    assert str(hf_transfer.objective.Objectives(chosen)) == claimed
+
+
+@pytest.mark.parametrize("name", [*objectives.__all__, "FreezeBackbone", "GradualUnfreezing", "UnfreezingSchedule"])
+def test_every_method_has_a_row_with_its_paper(name):
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", README, flags=re.MULTILINE)
+    if name in objectives.__all__:
+        address = re.search(r"https://\S+", getattr(objectives, name)().paper).group()
+        assert address in row
+
+
+def test_every_recipe_is_named():
+    for recipe in (ROOT / "recipes").glob("*.py"):
+        assert f"recipes/{recipe.name}" in README, recipe.name
+        assert recipe.with_suffix(".yaml").is_file()
+
+
+def test_links_to_files_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_public_name_is_documented_and_loads():
+    for name in hf_transfer.__all__:
+        assert getattr(hf_transfer, name).__doc__, name
+    for name in callbacks.__all__:
+        assert getattr(callbacks, name).__doc__, name
+
+
+def test_lazy_names_and_typed_names_are_the_same():
+    source = (ROOT / "hf_transfer" / "__init__.py").read_text(encoding="utf-8")
+    typed = set(re.findall(r"^    from hf_transfer\.\S+ import (.*)$", source, flags=re.MULTILINE))
+    typed = {name for line in typed for name in line.split(", ")}
+    assert typed == set(hf_transfer._MODULE_OF)
+    eager = set(hf_transfer.__all__) - typed
+    assert eager == {"Anatomy", "Attachment", "ModelSpec", "Objective", "TransferBatch", "anatomy", "attach"}
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute `Nothing`"):
+        _ = hf_transfer.Nothing
+
+
+def test_functions_are_not_shadowed_by_their_modules():
+    import hf_transfer.anatomy
+    import hf_transfer.attach
+
+    assert callable(hf_transfer.anatomy) and callable(hf_transfer.attach)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "hf_transfer").rglob("*.py")), ids=lambda path: path.name)
+def test_modules_say_what_they_hold_and_stay_small(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith('"""'), "no module docstring"
+    assert len(text.splitlines()) <= 350
+
+
+def test_nothing_prints():
+    for path in (ROOT / "hf_transfer").rglob("*.py"):
+        assert not re.search(r"^\s*print\(", path.read_text(encoding="utf-8"), flags=re.MULTILINE), path
