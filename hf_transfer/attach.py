@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -73,6 +74,12 @@ def attach(model: nn.Module, objectives: Iterable[Objective], *, head: str | Non
     return Attachment(model, Objectives(objectives), head=head)
 
 
+def _full_precision(device_type: str) -> AbstractContextManager:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
 class Attachment:
     """
     The tie between a model and its objectives, as `attach` returns it.
@@ -114,8 +121,8 @@ class Attachment:
             model=self.model,
             anatomy=self.anatomy,
         )
-        # The random numbers of the run go on as if nothing had been attached.
-        with torch.random.fork_rng(devices=[] if weight.device.type == "cpu" else [weight.device]):
+        # On the CPU, whose random numbers then go on as if nothing had been attached.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             for objective in objectives.by_name.values():
                 objective.build(spec)
         return objectives.to(weight.device).train(self.model.training)
@@ -153,7 +160,7 @@ class Attachment:
             return output
         self._tap.open, inputs, self._inputs = False, self._inputs, {}
         loss, logits = (output["loss"], output["logits"]) if isinstance(output, dict) else output[:2]
-        with torch.autocast(device_type=logits.device.type, enabled=False):
+        with _full_precision(logits.device.type):
             total = self._total(loss, logits, inputs)
         if isinstance(output, dict):
             output["loss"] = total

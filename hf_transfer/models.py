@@ -65,10 +65,9 @@ def load_model(
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     auto_model = _auto_model(data)
     name = _resolved(os.fspath(name_or_path))
-    try:
-        _check_kind(AutoConfig.from_pretrained(name, **options), data, name=str(name_or_path))
-    except OSError:
-        pass  # the repository of an adapter has no config; of what else is wrong there, loading tells
+    config = _config(name, options)
+    if config is not None:
+        _check_kind(config, data, name=str(name_or_path))
     processor = _processor_class(data).from_pretrained(name, **options)
     model = auto_model.from_pretrained(name, ignore_mismatched_sizes=True, **_labels(data), **options)
     return _with_padding(model, processor), processor
@@ -150,6 +149,13 @@ def _auto_model(data: TransferData) -> Any:
             f"set ({', '.join(AUTO_MODELS)}), or load the model yourself and pass it to `TransferTrainer`."
         )
     return AUTO_MODELS[data.task]
+
+
+def _config(name: str, options: Mapping[str, Any]) -> PreTrainedConfig | None:
+    try:
+        return AutoConfig.from_pretrained(name, **options)
+    except (OSError, ValueError):
+        return None  # the repository of an adapter has none; of whatever else is wrong there, loading tells
 
 
 def _check_kind(config: PreTrainedConfig, data: TransferData, *, name: str) -> None:
