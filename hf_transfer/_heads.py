@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ._blocks import Piece, ancestors, bare_modules
+from hf_transfer._blocks import Piece, ancestors, bare_modules
 
 
 __all__ = ["find_head", "input_width", "possible_heads"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from ._blocks import OBJECTIVES, ForwardOrder, Piece, ancestors, bare_name
-from ._heads import find_head, input_width, possible_heads
+from hf_transfer._blocks import OBJECTIVES, ForwardOrder, Piece, ancestors, bare_name
+from hf_transfer._heads import find_head, input_width, possible_heads
 
 
 __all__ = ["Anatomy", "anatomy"]

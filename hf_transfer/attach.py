@@ -159,7 +159,14 @@ class Attachment:
         if not self._tap.open:
             return output
         self._tap.open, inputs, self._inputs = False, self._inputs, {}
-        loss, logits = (output["loss"], output["logits"]) if isinstance(output, dict) else output[:2]
+        loss = output.get("loss") if isinstance(output, dict) else output[0]
+        if loss is None:
+            raise ValueError(
+                f"{type(model).__name__} returns no loss for a batch with labels: it is made for inference only, and "
+                "there is nothing to add the objectives to. Load the checkpoint as a class that trains, such as "
+                "DeiTForImageClassification in place of DeiTForImageClassificationWithTeacher."
+            )
+        logits = output["logits"] if isinstance(output, dict) else output[1]
         with _full_precision(logits.device.type):
             total = self._total(loss, logits, inputs)
         if isinstance(output, dict):

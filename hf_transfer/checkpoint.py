@@ -1,11 +1,14 @@
-"""The state of objectives on disk: `objectives.safetensors` beside the model of a checkpoint."""
+"""What a checkpoint holds besides the stock Trainer's: the objectives' state, and weights under other names."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_transfer.objective import Objectives
 
@@ -13,7 +16,22 @@ from hf_transfer.objective import Objectives
 OBJECTIVES_NAME = "objectives.safetensors"
 """File of a checkpoint that holds the parameters and buffers of the objectives."""
 
-__all__ = ["OBJECTIVES_NAME", "load_objectives", "save_objectives"]
+__all__ = ["OBJECTIVES_NAME", "check_checkpoint", "load_objectives", "load_renamed_weights", "save_objectives"]
+
+
+def check_checkpoint(folder: Path) -> None:
+    """
+    Refuse a folder that no run can be resumed from, before anything is loaded.
+
+    Raises:
+        ValueError: if the folder does not exist or holds no state of a run.
+    """
+    if not (folder / TRAINER_STATE_NAME).is_file():
+        what = f"has no {TRAINER_STATE_NAME}" if folder.is_dir() else "does not exist"
+        raise ValueError(
+            f"{folder} is no checkpoint: it {what}, and the run would begin again from step 0. Name a folder "
+            "`checkpoint-<step>` of the run to resume, or pass True for the last one in `output_dir`."
+        )
 
 
 def save_objectives(objectives: Objectives, folder: Path) -> None:
@@ -51,6 +69,28 @@ def load_objectives(objectives: Objectives, folder: Path) -> None:
             "hyper-parameters of the first run."
         )
     objectives.load_state_dict(state)
+
+
+def load_renamed_weights(model: nn.Module, folder: Path) -> None:
+    """
+    Load the weights of a checkpoint that the model knows under other names than the file.
+
+    `save_pretrained` writes the names of the Hub, which are not those of the module for ViT and many others, and
+    `Trainer` (transformers 5.23) reads them by `load_state_dict(strict=False)`: whatever was renamed silently stays
+    as it is, on resume and for the best model. To go when transformers#43701 is mended.
+    """
+    from transformers import PreTrainedModel
+    from transformers.utils import SAFE_WEIGHTS_NAME
+
+    path = folder / SAFE_WEIGHTS_NAME
+    if not isinstance(model, PreTrainedModel) or not path.is_file():
+        return
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+    if names <= model.state_dict().keys():
+        return
+    loaded = type(model).from_pretrained(folder, config=model.config, dtype=model.dtype)
+    model.load_state_dict(loaded.state_dict(), strict=False)
 
 
 def _shape(state: dict, key: str) -> tuple[int, ...] | None:

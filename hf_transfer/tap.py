@@ -61,21 +61,38 @@ class HeadTap:
         return features
 
     def _pool(self, features: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-        """`(B, T, D)` to `(B, D)`: the last token that is not padding for text, the mean for anything else."""
+        """`(B, T, D)` to `(B, D)`, as a model does that pools its logits: at one token for text, else the mean."""
         input_ids = inputs.get("input_ids")
         if input_ids is None and inputs.get("inputs_embeds") is None:
             return features.mean(1)
+        # EuroBERT and CohereCompass let the configuration choose
+        config = self._text_config()
+        pooling = getattr(config, "classifier_pooling", None) or getattr(config, "pooling", None)
+        if pooling in ("late", "mean"):
+            return self._mean(features, inputs.get("attention_mask"))
+        if pooling == "bos":
+            return features[:, 0]
         rows = torch.arange(len(features), device=features.device)
         return features[rows, self._last_token(input_ids, features)]
 
+    def _mean(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None or mask.shape != features.shape[:2]:
+            return features.mean(1)
+        return (features * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
     def _last_token(self, input_ids: Tensor | None, features: Tensor) -> Tensor | int:
         # The rule of transformers' GenericForSequenceClassification: pad tokens are told by their id, not by the mask.
-        text_config = self.config.get_text_config() if self.config is not None else None
-        pad = getattr(text_config, "pad_token_id", None)
+        pad = getattr(self._text_config(), "pad_token_id", None)
         if pad is None or input_ids is None or input_ids.shape[1] != features.shape[1]:
             return -1
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        return (positions * (input_ids != pad)).argmax(-1)
+        last = (positions * (input_ids != pad)).argmax(-1)
+        # T5Gemma and T5Gemma2: the decoder reads the tokens shifted right by one
+        shift = 1 if getattr(self.config, "is_encoder_decoder", False) else 0
+        return (last + shift).clamp(max=features.shape[1] - 1)
+
+    def _text_config(self) -> Any:
+        return self.config.get_text_config() if self.config is not None else None
 
     def remove(self) -> None:
         """Take the hook off the head."""

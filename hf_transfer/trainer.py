@@ -19,7 +19,7 @@ from hf_transfer.attach import Attachment, attach
 from hf_transfer.callbacks.freezer import release
 from hf_transfer.callbacks.progress import TrackProgress
 from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
-from hf_transfer.checkpoint import load_objectives, save_objectives
+from hf_transfer.checkpoint import check_checkpoint, load_objectives, load_renamed_weights, save_objectives
 from hf_transfer.data.sampling import SetSamplerEpoch, domain_sampler
 from hf_transfer.objective import Objective, Objectives
 from hf_transfer.optim import learning_rates, split_groups
@@ -114,6 +114,8 @@ class TransferTrainer(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Train; whatever ends the run, no parameter is left frozen by a schedule."""
+        if isinstance(resume_from_checkpoint, str):
+            check_checkpoint(Path(resume_from_checkpoint))
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
@@ -168,9 +170,11 @@ class TransferTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if not self.is_fsdp_enabled:
+            load_renamed_weights(cast(nn.Module, self.model if model is None else model), Path(resume_from_checkpoint))
             load_objectives(self.objectives, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if not self.is_fsdp_enabled and self.state.best_model_checkpoint is not None:
+            load_renamed_weights(cast(nn.Module, self.model), Path(self.state.best_model_checkpoint))
             load_objectives(self.objectives, Path(self.state.best_model_checkpoint))

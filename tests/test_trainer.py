@@ -351,8 +351,10 @@ def test_resuming_with_other_hyper_parameters_is_refused(tmp_path):
 
 def test_folder_that_is_no_checkpoint_is_refused(tmp_path):
     trainer = TransferTrainer(models.tiny_bert(), arguments(tmp_path), train_dataset=labelled())
-    with pytest.raises(ValueError, match="valid checkpoint"):
+    with pytest.raises(ValueError, match="is no checkpoint: it has no trainer_state.json.*`checkpoint-<step>`"):
         trainer.train(resume_from_checkpoint=str(tmp_path))
+    with pytest.raises(ValueError, match="is no checkpoint: it does not exist"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
 
 
 def test_hyperparameter_search_builds_the_objectives_anew_for_each_trial(tmp_path):

@@ -110,7 +110,8 @@ def load_splits(
         input_columns (`str` or `Sequence[str]`, *optional*):
             Names of the input columns: one, or two texts. By default found by type, texts also by name.
         validation_fraction (`float`, *optional*):
-            If the data set has no validation split: share of the training rows to hold out as one, by class.
+            If the data set has no validation split: share of the training rows to hold out as one, by class (at random
+            with `require_labels=False`).
         samples_per_class (`int`, *optional*):
             Train on that many random rows of every class (after the validation rows are taken out).
         max_samples (`int`, *optional*):
@@ -155,7 +156,9 @@ def load_splits(
             if roles[role] in labels.columns
         }
     if validation_fraction is not None and "eval" not in parts:
-        kept, held_out = stratified_split(_strata(parts["train"], labels), validation_fraction, seed=seed)
+        # rows are not chosen by labels that need not be there: those of a target would say which to train on
+        strata = _strata(parts["train"], labels if require_labels else None)
+        kept, held_out = stratified_split(strata, validation_fraction, seed=seed)
         parts["train"], parts["eval"] = parts["train"].select(kept), parts["train"].select(held_out)
     parts["train"] = _subset(parts["train"], labels, samples_per_class, max_samples, seed)
     for role in ("eval", "test"):

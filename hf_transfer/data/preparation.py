@@ -46,17 +46,17 @@ def prepare(
             Maps `(B, 3, H, W)` processed images to the same shape; for training only.
 
     Raises:
-        ValueError: if the processor does not take the split's inputs; if tokens are to be split further by a tokenizer
-            that cannot tell which word a piece came from.
+        ValueError: if the processor does not take the split's inputs; if a row has no text; if tokens are to be split
+            further by a tokenizer that cannot tell which word a piece came from.
     """
     if "label" in split.column_names:
         split = split.rename_column("label", "labels")
     if "image" in split.column_names:
         _require(processor, BaseImageProcessor, "images", "an image processor")
-        # Decoded by hand in the transform: a row fetched for its label only is never decoded.
         return split.with_transform(_ImageTransform(processor, augment))
     _require(processor, PreTrainedTokenizerBase, "text", "a tokenizer")
     limit = max_length or min(processor.model_max_length, 512)
+    _refuse_missing(split)
     if "tokens" in split.column_names:
         return _tokenise_words(split, processor, limit)
     columns = [name for name in ("text", "text_pair") if name in split.column_names]
@@ -83,6 +83,17 @@ def _require(processor: Any, kind: type, inputs: str, name: str) -> None:
         )
 
 
+def _refuse_missing(split: Dataset) -> None:
+    for name in ("text", "text_pair", "tokens"):
+        if name in split.column_names:
+            missing = split.select_columns([name]).with_format("arrow")[:][name].null_count
+            if missing:
+                raise ValueError(
+                    f"{missing} of {len(split)} rows have no `{name}`, such as empty cells of a CSV file: there is "
+                    "nothing to read. Fill or drop these rows."
+                )
+
+
 @dataclass(frozen=True)
 class _ImageTransform:
     """Pickled into data loader workers, hence a class."""
@@ -100,6 +111,7 @@ class _ImageTransform:
 
 
 def _decoded(image: Any) -> Any:
+    """The picture, also where its column was cast to `Image(decode=False)`."""
     return Image().decode_example(image) if isinstance(image, dict) else image
 
 

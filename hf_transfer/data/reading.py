@@ -49,13 +49,13 @@ def read_splits(
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             saved = load_from_disk(path)
             return _by_name(saved if isinstance(saved, DatasetDict) else {"train": saved})
-        return _by_name(load_dataset(str(path), config))
+        return _by_name(_load(str(path), config))
     if path.is_file():
         return _read_files({"train": str(path)})
     if path.is_absolute() or name.startswith(("~", ".")) or name.count("/") > 1 or path.suffix in READERS:
         _existing(path)
     try:
-        return _by_name(load_dataset(name, config))
+        return _by_name(_load(name, config))
     except (DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"`{name}` is neither a path here nor a data set that the Hub, or its local cache, gives out. There is "
@@ -84,7 +84,20 @@ def _read_files(files: Mapping[str, str]) -> dict[str, Dataset]:
         )
     # the stub of load_dataset does not know the options of the readers
     options: dict[str, Any] = {"sep": "\t"} if endings == {".tsv"} else {}
-    return _by_name(load_dataset(str(readers.pop()), data_files=dict(files), **options))
+    return _by_name(_load(str(readers.pop()), data_files=dict(files), **options))
+
+
+def _load(*args: Any, **options: Any) -> Any:
+    try:
+        return load_dataset(*args, **options)
+    except ValueError as error:
+        # what datasets 5.2 says where a file holds no row
+        if "corresponds to no data" not in str(error):
+            raise
+        raise ValueError(
+            f"A split of `{options.get('data_files') or args[0]}` is empty ({error}); nothing can be learned or "
+            "scored on it. Check the files."
+        ) from error
 
 
 def _by_name(splits: Any) -> dict[str, Dataset]:

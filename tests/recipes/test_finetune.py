@@ -35,9 +35,7 @@ def logs(folder: Path) -> list[dict]:
 
 
 def test_the_yaml_beside_it_leaves_a_classifier_of_the_new_digits(run, tmp_path):
-    results = run(
-        "finetune", "--config", RECIPES / "finetune.yaml", "--num_train_epochs", 1, "--max_eval_samples", 20
-    )
+    results = run("finetune", "--config", RECIPES / "finetune.yaml", "--num_train_epochs", 1, "--max_eval_samples", 20)
     assert {"train_loss", "eval_accuracy", "eval_macro_f1", "test_accuracy", "test_macro_f1"} <= results.keys()
     assert results["epoch"] == 1
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
@@ -64,8 +62,8 @@ def test_image_folder_under_every_freezing(run, tmp_path, images, image_model, f
 def test_text_in_csv_with_string_labels(run, tmp_path, reviews, text_model):
     results = run(
         "finetune",
-        *("--model_name_or_path", text_model, "--dataset_name", reviews, "--num_train_epochs", 8),
-        *("--layer_decay", 0.8, "--learning_rate", 0.01, "--l2sp", 0.01, "--logging_steps", 1),
+        *("--model_name_or_path", text_model, "--dataset_name", reviews, "--num_train_epochs", 6),
+        *("--layer_decay", 0.9, "--learning_rate", 0.01, "--l2sp", 0.001, "--logging_steps", 1),
     )
     assert results["test_accuracy"] == results["test_macro_f1"] == 1.0
     out = tmp_path / "out"
@@ -75,7 +73,7 @@ def test_text_in_csv_with_string_labels(run, tmp_path, reviews, text_model):
     training = [entry for entry in logs(out) if "loss" in entry]
     assert training[0]["loss_l2sp"] == 0 < training[-1]["loss_l2sp"]
     last = training[-1]
-    assert last["loss"] == pytest.approx(last["loss_task"] + 0.01 * last["loss_l2sp"], rel=1e-4)
+    assert last["loss"] == pytest.approx(last["loss_task"] + 0.001 * last["loss_l2sp"], rel=1e-4)
 
 
 def test_layer_decay_holds_back_the_lower_blocks(run, tmp_path, reviews, text_model):
@@ -93,7 +91,7 @@ def test_tokens_in_json_lines(run, tmp_path, entities, token_model):
     results = run(
         "finetune",
         *("--model_name_or_path", token_model, "--dataset_name", entities),
-        *("--num_train_epochs", 12, "--learning_rate", 0.02, "--metric_for_best_model", "f1"),
+        *("--num_train_epochs", 6, "--learning_rate", 0.01, "--metric_for_best_model", "f1"),
     )
     assert results["test_f1"] == results["test_precision"] == results["test_recall"] == 1.0
     out = tmp_path / "out"
@@ -135,6 +133,19 @@ def test_schedule_written_by_the_command(run, tmp_path, images, image_model, cap
     assert not [name for name in changed if "embeddings" in name]
 
 
+def test_the_best_epoch_is_what_is_left(run, tmp_path, images, image_model):
+    """A ViT's weights have other names on disk than in memory: the stock Trainer would bring back the head alone."""
+    results = run(
+        "finetune",
+        *("--model_name_or_path", image_model, "--dataset_name", images, "--learning_rate", 0.01),
+        *("--num_train_epochs", 3, "--metric_for_best_model", "loss", "--greater_is_better", "true"),  # the first
+        *("--save_total_limit", 5),
+    )
+    losses = [entry["eval_loss"] for entry in logs(tmp_path / "out") if "eval_loss" in entry]
+    assert losses[0] == max(losses) > losses[-1]
+    assert results["eval_loss"] == pytest.approx(losses[0], rel=1e-6)
+
+
 def test_early_stopping_keeps_the_best_epoch(run, tmp_path, images, image_model):
     results = run(
         "finetune",
@@ -154,15 +165,16 @@ def test_without_a_validation_split_it_trains_to_the_end(run, tmp_path, image_mo
     assert {"eval_accuracy", "test_accuracy"} <= held_out.keys()
 
 
-@pytest.mark.parametrize("freeze", ["none", "gradual"])
-def test_resumed_is_the_straight_run_bit_for_bit(run, tmp_path, images, image_model, freeze):
+# In the middle of an epoch a batch is fetched, and its random numbers drawn, before the checkpoint is written.
+@pytest.mark.parametrize(("freeze", "augmentation", "step"), [("gradual", "none", 2), ("none", "light", 3)])
+def test_resumed_is_the_straight_run_bit_for_bit(run, tmp_path, images, image_model, freeze, augmentation, step):
     options = (
         *("--model_name_or_path", image_model, "--dataset_name", images, "--freeze", freeze, "--stages", 2),
-        *("--max_steps", 4, "--save_strategy", "steps", "--save_steps", 3, "--save_total_limit", 5, "--l2sp", 0.1),
-        *("--augmentation", "light", "--eval_strategy", "no"),
+        *("--max_steps", 5, "--save_strategy", "steps", "--save_steps", step, "--save_total_limit", 5),
+        *("--augmentation", augmentation, "--l2sp", 0.1, "--eval_strategy", "no"),
     )
     straight = run("finetune", *options, out="straight")
-    checkpoint = tmp_path / "straight" / "checkpoint-3"
+    checkpoint = tmp_path / "straight" / f"checkpoint-{step}"
     resumed = run("finetune", *options, "--resume_from_checkpoint", checkpoint, out="resumed")
     first, second = weights(tmp_path / "straight"), weights(tmp_path / "resumed")
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from huggingface_hub import constants
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
+
+from hf_transfer import models as library
+from hf_transfer.data.input_columns import Task
+from hf_transfer.data.loading import TransferData
+from tests import models as tiny
+
+
+# Typed as `nn.Module`; tests look at what only models of transformers have.
+load_model: Any = library.load_model
+new_model: Any = library.new_model
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def data(task: Task, names: tuple[str, ...] = ("no", "yes")) -> TransferData:
+    """What `load_model` looks at of a data set."""
+    column, feature = {
+        "image-classification": ("image", Image()),
+        "audio-classification": ("audio", List(Value("float32"))),
+        "token-classification": ("tokens", List(Value("string"))),
+    }.get(task, ("text", Value("string")))
+    empty = Dataset.from_dict({column: []}, features=Features({column: feature}))
+    return TransferData(train=empty, eval=None, test=None, task=task, input_columns=(column,), label_names=names)
+
+
+def tokenizer(pad: bool = True) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "good": 1, "bad": 2, "[PAD]": 3, "[EOS]": 4}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    options: Any = {"pad_token": "[PAD]"} if pad else {}
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[EOS]", **options)
+
+
+def saved(folder: Path, model: Any, processor: Any) -> Path:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def vit(folder: Path) -> Path:
+    return saved(folder, tiny.tiny_vit(), ViTImageProcessorPil(size={"height": 8, "width": 8}))
+
+
+def bert(folder: Path) -> Path:
+    return saved(folder, tiny.tiny_bert(), tokenizer())
+
+
+# --- pretrained
+
+
+def test_a_head_of_another_size_is_new_and_the_rest_is_kept(tmp_path):
+    model, processor = load_model(bert(tmp_path), data("text-classification"))
+    assert type(model).__name__ == "BertForSequenceClassification" and isinstance(processor, PreTrainedTokenizerFast)
+    assert model.config.id2label == {0: "no", 1: "yes"} and model.config.label2id == {"no": 0, "yes": 1}
+    again, _ = load_model(tmp_path, data("text-classification"))
+    assert model.classifier.out_features == 2
+    for name, value in model.state_dict().items():
+        assert name.startswith("classifier") or torch.equal(value, again.state_dict()[name])
+
+
+def test_a_head_of_the_right_size_is_kept(tmp_path):
+    model = tiny.tiny_bert()
+    saved(tmp_path, model, tokenizer())
+    loaded, _ = load_model(tmp_path, data("text-classification", ("a", "b", "c")))
+    assert torch.equal(loaded.classifier.weight, model.classifier.weight)
+    assert loaded.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_every_task_gets_its_class(tmp_path):
+    image, processor = load_model(vit(tmp_path / "vit"), data("image-classification"))
+    assert type(image).__name__ == "ViTForImageClassification" and processor.size["height"] == 8
+    folder = bert(tmp_path / "bert")
+    token, _ = load_model(str(folder), data("token-classification"))
+    assert type(token).__name__ == "BertForTokenClassification" and token.config.num_labels == 2
+    real, _ = load_model(folder, data("regression", ()))
+    assert real.config.num_labels == 1 and real.config.problem_type == "regression"
+
+
+def test_a_decoder_gets_a_padding_token(tmp_path):
+    model = tiny.tiny_gpt2()
+    model.config.pad_token_id = None
+    saved(tmp_path, model, tokenizer(pad=False))
+    loaded, words = load_model(tmp_path, data("text-classification"))
+    assert words.pad_token == "[EOS]" and loaded.config.pad_token_id == 4
+    batch = words(["good bad", "good"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        alone = loaded.eval()(input_ids=torch.tensor([[1]])).logits
+        torch.testing.assert_close(loaded(**batch).logits[1:], alone)
+
+
+def test_an_embedded_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    monkeypatch.setattr("hf_transfer.data.source_models.source_model", lambda kind: vit(tmp_path / kind))
+    model, _ = load_model("embedded:image", data("image-classification"))
+    assert model.config.model_type == "vit"
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    bert(tmp_path / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_model("~/mine", data("text-classification"))[0].config.model_type == "bert"
+
+
+def test_a_folder_that_holds_an_adapter(tmp_path):
+    base = bert(tmp_path / "base")
+    model, words = load_model(base, data("text-classification"))
+    adapter = tiny.lora(model, ["query"], "classifier", task_type="SEQ_CLS")
+    saved(tmp_path / "adapter", adapter, words)
+    assert not (tmp_path / "adapter" / "config.json").exists()
+    loaded, _ = load_model(tmp_path / "adapter", data("text-classification"))
+    assert any("lora" in name for name, _ in loaded.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "task", "message"),
+    [
+        (bert, "image-classification", "is a model of type `bert`, which transformers has no image-classification"),
+        (vit, "text-classification", "of type `vit`.*cannot read `text`. Choose a model for text-classification"),
+        (vit, "token-classification", "no token-classification class for: it cannot read `tokens`"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(tmp_path, make, task, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(make(tmp_path), data(task))
+
+
+def test_audio_is_refused(tmp_path):
+    message = "The data set is for audio-classification, for which no model is loaded here.*`TransferTrainer`"
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path, data("audio-classification"))
+    with pytest.raises(ValueError, match=message):
+        new_model("vit", data("audio-classification"))
+
+
+@pytest.mark.parametrize("name", ["{}/nowhere", "./nowhere", "~/nowhere", "a/b/c"])
+def test_a_path_that_does_not_exist_is_refused(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="nowhere|a/b/c` does not exist: there is no model to start from"):
+        load_model(name.format(tmp_path), data("text-classification"))
+
+
+def test_an_unknown_embedded_model_is_refused():
+    with pytest.raises(ValueError, match='no source model of kind "audio".*Pass "image" or "text"'):
+        load_model("embedded:audio", data("text-classification"))
+
+
+# --- new
+
+
+def test_a_new_image_model_and_its_processor():
+    overrides = {**TINY, "image_size": 24, "patch_size": 8}
+    model, processor = new_model("vit", data("image-classification"), overrides)
+    assert model.config.hidden_size == 16 and model.config.id2label == {0: "no", 1: "yes"}
+    image = np.zeros((50, 30, 3), np.uint8)
+    pixels = processor([image], return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 24, 24) and pixels.min() == pixels.max() == -1
+    assert model(pixel_values=pixels).logits.shape == (1, 2)
+
+
+def test_an_image_size_where_the_config_has_none():
+    overrides = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 32}
+    model, processor = new_model("resnet", data("image-classification"), overrides)
+    assert processor.size["height"] == processor.size["width"] == 32
+    assert new_model("resnet", data("image-classification"), {**overrides, "image_size": 64})[1].size["width"] == 64
+    assert model.config.stage_names == ["stem", "stage1", "stage2"]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "gpt2", "llama"])
+def test_a_new_text_model_has_the_vocabulary_of_its_tokenizer(tmp_path, kind):
+    """Sizes that follow from others follow; the default padding token lies outside of so small a vocabulary."""
+    tokenizer().save_pretrained(tmp_path)
+    overrides = {key: value for key, value in TINY.items() if kind != "gpt2" or key != "intermediate_size"}
+    model, words = new_model(kind, data("text-classification"), overrides, tokenizer=str(tmp_path))
+    assert model.config.vocab_size == len(words) == 5 and model.config.pad_token_id == words.pad_token_id == 3
+    assert sum(parameter.numel() for parameter in model.parameters()) < 100_000
+    batch = words(["good bad", "good"], padding=True, return_tensors="pt")
+    assert model(**batch).logits.shape == (2, 2)
+
+
+def test_a_new_model_for_tokens(tmp_path):
+    tokenizer().save_pretrained(tmp_path)
+    model, _ = new_model("bert", data("token-classification"), TINY, tokenizer=str(tmp_path))
+    assert type(model).__name__ == "BertForTokenClassification"
+
+
+def test_a_new_model_is_saved_and_opened_as_any_other(tmp_path):
+    model, processor = new_model("vit", data("image-classification"), {**TINY, "image_size": 16, "patch_size": 8})
+    saved(tmp_path, model, processor)
+    assert json.loads((tmp_path / "config.json").read_text())["label2id"] == {"no": 0, "yes": 1}
+    again, same = load_model(tmp_path, data("image-classification"))
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+    assert same.size["height"] == 16
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "overrides", "message"),
+    [
+        ("resnetv9", "image-classification", {}, "`resnetv9` is no model type of transformers.*Pass one such as vit"),
+        ("vit", "image-classification", {"width": 8}, "The config of `vit` has no width.*Its keys are architectures"),
+        ("bert", "text-classification", {}, "A new `bert` for text has no tokenizer.*with `--tokenizer_name`"),
+        ("bert", "image-classification", {}, "of type `bert`, which transformers has no image-classification class"),
+        ("whisper", "text-classification", {}, "of type `whisper`, which transformers has no text-classification"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(kind, task, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        new_model(kind, data(task), overrides)
+
+
+def test_the_tasks_are_those_of_the_recipes():
+    assert set(library.AUTO_MODELS) == {
+        "image-classification",
+        "text-classification",
+        "token-classification",
+        "regression",
+    }
