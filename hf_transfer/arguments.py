@@ -56,7 +56,9 @@ class TransferArguments(TrainingArguments):
                 f"`layer_decay={self.layer_decay}` is outside (0, 1]: lower blocks would learn faster than upper ones "
                 "or backwards. Give a factor such as 0.75, or 1.0 for none."
             )
-        by_name = self.learning_rates if isinstance(self.learning_rates, dict) else {}  # JSON is parsed by now
+        if isinstance(self.learning_rates, dict):  # JSON is parsed by now; YAML reads 1e-3, without a point, as text
+            self.learning_rates = {name: float(rate) for name, rate in self.learning_rates.items()}
+        by_name = self.learning_rates if isinstance(self.learning_rates, dict) else {}
         rates = {"head_lr": self.head_lr, "objective_lr": self.objective_lr, **by_name}
         for name, rate in rates.items():
             if rate is not None and rate < 0:

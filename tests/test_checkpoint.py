@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+from transformers import AutoModelForImageClassification, Trainer
 
 from hf_transfer import L2SP, DomainAdversarial, Objective, TransferTrainer, attach
 from hf_transfer.checkpoint import OBJECTIVES_NAME, load_objectives, load_renamed_weights, save_objectives
@@ -24,6 +26,10 @@ class Plain(Objective):
 
 def objectives(*terms: Objective) -> Objectives:
     return attach(models.tiny_bert(), terms).objectives
+
+
+def tiny(name: str) -> Any:
+    return models.TINY[name]()
 
 
 def state(of: Objectives) -> dict[str, torch.Tensor]:
@@ -140,11 +146,11 @@ def test_the_state_of_one_more_objective_is_refused(tmp_path):
 
 def test_upstream_still_leaves_renamed_weights_as_they_are(tmp_path):
     """The reason for `load_renamed_weights`; when this fails, transformers#43701 is mended and it can go."""
-    saved, other = models.tiny_vit(), models.tiny_vit()
+    saved, other = tiny("vit"), tiny("vit")
     saved.save_pretrained(tmp_path)
     names = load_file(tmp_path / "model.safetensors").keys()
     assert names - saved.state_dict().keys()
-    Trainer(other, arguments(tmp_path, of=TrainingArguments))._load_from_checkpoint(str(tmp_path))
+    Trainer(other, arguments(tmp_path))._load_from_checkpoint(str(tmp_path))
     same = [torch.equal(value, weights(saved)[key]) for key, value in weights(other).items() if ".layers." in key]
     assert same and not all(same)
 
@@ -152,7 +158,7 @@ def test_upstream_still_leaves_renamed_weights_as_they_are(tmp_path):
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit", "resnet", "wav2vec2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_every_weight_of_a_checkpoint_is_loaded(tmp_path, name, dtype):
-    saved, other = (models.TINY[name]().to(dtype) for _ in range(2))
+    saved, other = (tiny(name).to(dtype) for _ in range(2))
     for model in (saved, other):
         attach(model, [L2SP()])
     with torch.no_grad():
@@ -168,7 +174,7 @@ def test_every_weight_of_a_checkpoint_is_loaded(tmp_path, name, dtype):
 
 
 def test_names_that_fit_are_not_read_twice(tmp_path, monkeypatch):
-    model = models.tiny_bert()
+    model = tiny("bert")
     model.save_pretrained(tmp_path)
     monkeypatch.setattr(type(model), "from_pretrained", lambda *_, **__: pytest.fail("read again"))
     load_renamed_weights(model, tmp_path)
@@ -192,4 +198,6 @@ def test_the_best_vit_comes_back_whole(tmp_path):
     trainer.train()
     assert trainer.state.best_model_checkpoint is not None
     best = AutoModelForImageClassification.from_pretrained(trainer.state.best_model_checkpoint)
-    assert all(torch.equal(value, weights(best)[key]) for key, value in weights(trainer.model).items())
+    assert all(
+        torch.equal(value, weights(best)[key]) for key, value in weights(cast(nn.Module, trainer.model)).items()
+    )

@@ -70,7 +70,7 @@ def test_a_head_of_another_size_is_new_and_the_rest_is_kept(tmp_path):
 
 
 def test_a_head_of_the_right_size_is_kept(tmp_path):
-    model = tiny.tiny_bert()
+    model: Any = tiny.tiny_bert()
     saved(tmp_path, model, tokenizer())
     loaded, _ = load_model(tmp_path, data("text-classification", ("a", "b", "c")))
     assert torch.equal(loaded.classifier.weight, model.classifier.weight)
@@ -88,7 +88,7 @@ def test_every_task_gets_its_class(tmp_path):
 
 
 def test_a_decoder_gets_a_padding_token(tmp_path):
-    model = tiny.tiny_gpt2()
+    model: Any = tiny.tiny_gpt2()
     model.config.pad_token_id = None
     saved(tmp_path, model, tokenizer(pad=False))
     loaded, words = load_model(tmp_path, data("text-classification"))
@@ -218,9 +218,5 @@ def test_what_cannot_be_built_is_refused(kind, task, overrides, message):
 
 
 def test_the_tasks_are_those_of_the_recipes():
-    assert set(library.AUTO_MODELS) == {
-        "image-classification",
-        "text-classification",
-        "token-classification",
-        "regression",
-    }
+    tasks = {"image-classification", "text-classification", "token-classification", "regression"}
+    assert set(library.AUTO_MODELS) == tasks

@@ -238,6 +238,10 @@ def test_rates_as_json_on_the_command_line(tmp_path):
     assert args.learning_rates == {"head": 0.001}
 
 
+def test_rates_as_yaml_reads_them(tmp_path):
+    assert arguments(tmp_path, learning_rates={"head": "1e-3"}).learning_rates == {"head": 0.001}
+
+
 def test_weight_decay_rules_and_the_schedule_hold_in_every_group(tmp_path):
     args = arguments(tmp_path, weight_decay=0.1, head_lr=0.5, layer_decay=0.5)
     trainer = TransferTrainer(models.tiny_bert(), args, train_dataset=labelled())

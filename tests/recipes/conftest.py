@@ -8,6 +8,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -39,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_caches(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[None]:
     """Caches of the user are not touched, and the handler that a recipe adds goes with the test's output streams."""
     monkeypatch.setattr(constants, "HF_HOME", str(home))
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", home / "datasets")
     datasets.disable_progress_bars()
     logger = logging.getLogger("hf_transfer")
     handlers, level = list(logger.handlers), logger.level
@@ -78,7 +79,7 @@ def token_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_text_model(tmp_path_factory.mktemp("token_model"), tiny_token_bert)
 
 
-def saved_text_model(folder: Path, make: Callable) -> Path:
+def saved_text_model(folder: Path, make: Callable[..., Any]) -> Path:
     torch.manual_seed(0)
     # learns in a few steps: so narrow a model does not with dropout
     make(initializer_range=0.1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).save_pretrained(folder)
@@ -98,7 +99,8 @@ def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ViT of two blocks for 8x8 images, with its processor."""
     folder = tmp_path_factory.mktemp("image_model")
     torch.manual_seed(0)
-    tiny_vit().save_pretrained(folder)
+    model: Any = tiny_vit()
+    model.save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
     return folder
 

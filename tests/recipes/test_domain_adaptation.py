@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -38,7 +39,7 @@ def test_the_yaml_beside_it_reports_both_ways_on_both_domains(run, tmp_path):
     )
     scores = {f"{way}{domain}_accuracy" for way in ("", "source_only_") for domain in ("source", "target")}
     assert scores <= results.keys() and all(0 <= results[name] <= 1 for name in scores)
-    classify = pipeline("image-classification", model=str(tmp_path / "out"), device="cpu")
+    classify: Any = pipeline("image-classification", model=str(tmp_path / "out"), device="cpu")
     assert set(classify.model.config.label2id) == set("0123456789")
 
 

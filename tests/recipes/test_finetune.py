@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForImageClassification,
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from hf_transfer.__main__ import main as command
+from hf_transfer.data.loading import load_splits
 from tests.recipes.conftest import RECIPES, image_folder, write_reviews
 
 
@@ -34,13 +36,14 @@ def logs(folder: Path) -> list[dict]:
     return json.loads(states[-1].read_text())["log_history"]
 
 
-def test_the_yaml_beside_it_leaves_a_classifier_of_the_new_digits(run, tmp_path):
+def test_the_yaml_beside_it_leaves_a_classifier_of_its_digits(run, tmp_path):
     results = run("finetune", "--config", RECIPES / "finetune.yaml", "--num_train_epochs", 1, "--max_eval_samples", 20)
     assert {"train_loss", "eval_accuracy", "eval_macro_f1", "test_accuracy", "test_macro_f1"} <= results.keys()
     assert results["epoch"] == 1
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
-    assert model.config.id2label == dict(enumerate("56789"))
-    assert model.config.label2id == {name: number for number, name in enumerate("56789")}
+    names = load_splits(yaml.safe_load((RECIPES / "finetune.yaml").read_text())["dataset_name"]).label_names
+    assert model.config.id2label == dict(enumerate(names))
+    assert model.config.label2id == {name: number for number, name in enumerate(names)}
 
 
 @pytest.mark.parametrize("freeze", ["none", "backbone", "gradual"])
