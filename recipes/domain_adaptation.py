@@ -29,14 +29,25 @@ class DomainArguments:
 
     source_dataset: str = field(metadata={"help": "Hub id, folder or file of the labelled domain."})
     target_dataset: str = field(metadata={"help": "Hub id, folder or file of the domain to adapt to."})
-    adversarial_weight: float = field(default=1.0, metadata={"help": "Weight of the domain-adversarial term."})
+    adversarial_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the term; 0 is the control: mixed batches, no adversary."}
+    )
     source_only: bool = field(default=True, metadata={"help": "Train on the source alone first, to compare with."})
+
+
+@dataclass(repr=False)
+class AdversarialLoopArguments(LoopArguments):
+    """`LoopArguments` with the momentum that a game of two players bears."""
+
+    adam_beta1: float = field(
+        default=0.5, metadata={"help": "Momentum of AdamW; at its usual 0.9 backbone and discriminator overshoot."}
+    )
 
 
 def main() -> None:
     """Load both domains, train without and with the target, score both ways, save the adapted model."""
     recipe, model_args, data_args, args = parse(
-        __file__, DomainArguments, ModelArguments, DataArguments, LoopArguments
+        __file__, DomainArguments, ModelArguments, DataArguments, AdversarialLoopArguments
     )
     prepare_run(args)
     args.without_validation()  # labels of the target must not choose the epoch
