@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,6 @@ class TransferArguments(TrainingArguments):
     `learning_rate` is the rate of whatever no option below names. Every rate becomes the `lr` of an optimizer group of
     its own, so each follows the scheduler in proportion. Hyper-parameters of a method belong to its objective.
     """
-
-    # `Trainer` parses JSON given on the command line for the fields listed here.
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "learning_rates"]
 
     head_lr: float | None = field(
         default=None,
@@ -50,16 +48,19 @@ class TransferArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if isinstance(self.learning_rates, str):
+            self.learning_rates = _parsed(self.learning_rates)
         super().__post_init__()
         if not 0 < self.layer_decay <= 1:
             raise ValueError(
                 f"`layer_decay={self.layer_decay}` is outside (0, 1]: lower blocks would learn faster than upper ones "
                 "or backwards. Give a factor such as 0.75, or 1.0 for none."
             )
-        if isinstance(self.learning_rates, dict):  # JSON is parsed by now; YAML reads 1e-3, without a point, as text
-            self.learning_rates = {name: float(rate) for name, rate in self.learning_rates.items()}
-        by_name = self.learning_rates if isinstance(self.learning_rates, dict) else {}
-        rates = {"head_lr": self.head_lr, "objective_lr": self.objective_lr, **by_name}
+        # YAML reads 1e-3, without a point, as text.
+        by_name = {name: float(rate) for name, rate in dict(self.learning_rates or {}).items()}
+        self.learning_rates = by_name or None
+        own = {"learning_rate": self.learning_rate, "head_lr": self.head_lr, "objective_lr": self.objective_lr}
+        rates = {**own, **by_name}
         for name, rate in rates.items():
             if rate is not None and rate < 0:
                 raise ValueError(
@@ -84,3 +85,13 @@ class TransferArguments(TrainingArguments):
             "layer_decay": self.layer_decay,
             "by_name": self.learning_rates,
         }
+
+
+def _parsed(rates: str) -> dict[str, float]:
+    try:
+        return dict(json.loads(rates))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`--learning_rates {rates}` is no JSON object ({error}): the rates would be lost. Write it as "
+            """'{"head": 1e-3}', with double quotes inside and single quotes around."""
+        ) from error

@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalPrediction
 
 __all__ = [
     "MAIN_METRIC",
+    "METRICS",
     "Accuracy",
     "MacroF1",
     "MeanSquaredError",
@@ -29,14 +30,17 @@ __all__ = [
 
 IGNORE_INDEX = -100
 
-MAIN_METRIC = {
-    "image-classification": "accuracy",
-    "text-classification": "accuracy",
-    "audio-classification": "accuracy",
-    "token-classification": "f1",
-    "regression": "pearson",
+METRICS = {
+    "image-classification": ("accuracy", "macro_f1"),
+    "text-classification": ("accuracy", "macro_f1"),
+    "audio-classification": ("accuracy", "macro_f1"),
+    "token-classification": ("f1", "precision", "recall", "accuracy"),
+    "regression": ("pearson", "mse"),
 }
-"""The metric a task is mostly judged by, as `compute_metrics_for` names it; more is better."""
+"""What `compute_metrics_for` reports for a task, the metric it is mostly judged by first."""
+
+MAIN_METRIC = {task: names[0] for task, names in METRICS.items()}
+"""The metric a task is mostly judged by; more is better."""
 
 
 class _InMemoryMetric(evaluate.Metric):

@@ -176,7 +176,7 @@ def _processor_class(data: TransferData) -> Any:
 def _labels(data: TransferData) -> dict[str, Any]:
     if data.task == "regression":
         return {"num_labels": 1, "problem_type": "regression"}
-    return {"num_labels": data.num_labels, "id2label": data.id2label, "label2id": data.label2id}
+    return {"id2label": data.id2label, "label2id": data.label2id}
 
 
 def _with_padding(model: Any, processor: Any) -> nn.Module:

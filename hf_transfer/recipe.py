@@ -38,6 +38,7 @@ def parse(script: str, *dataclass_types: Any) -> tuple[Any, ...]:
         FileNotFoundError: if the file named by `--config` does not exist.
     """
     words = sys.argv[1:] or ["--config", str(Path(script).with_suffix(".yaml"))]
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if "--config" in words:
         position = words.index("--config")
         path = Path(words[position + 1]) if position + 1 < len(words) else Path()
@@ -53,7 +54,13 @@ def _read(path: Path) -> dict[str, Any]:
             f"`--config {path}`: there is no such file, and the run would take other settings than you think. Give a "
             "YAML file of options, like those beside the recipes."
         )
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"`--config {path}` is no YAML ({error}): none of it can be taken. Write one `name: value` a line, like "
+            "the files beside the recipes."
+        ) from error
     if not isinstance(settings, dict):
         raise ValueError(
             f"`--config {path}` holds a {type(settings).__name__}, not options: none of it would be taken. Write one "

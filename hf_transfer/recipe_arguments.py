@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_transfer.arguments import TransferArguments
-from hf_transfer.data.augmentation import AUGMENTATIONS
+from hf_transfer.data.augmentation import AUGMENTATIONS, augmentation
 from hf_transfer.data.loading import TransferData, load_splits
+from hf_transfer.metrics import METRICS
 from hf_transfer.models import load_model, new_model
 
 
@@ -24,7 +26,12 @@ class LoopArguments(TransferArguments):
     """`TransferArguments` with the defaults of the recipes: keep the epoch that validates best, report to nobody."""
 
     output_dir: str | None = field(default="outputs", metadata={"help": "Folder for the model and all_results.json."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
+    num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the training rows."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows of a batch on each device."})
+    head_lr: float | None = field(
+        default=3e-3,
+        metadata={"help": "Learning rate of the head, which is mostly new; the rest has --learning_rate."},
+    )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best."})
@@ -43,6 +50,16 @@ class LoopArguments(TransferArguments):
         super().__post_init__()
         # Pinning speeds up copies to an accelerator; without one, torch warns at every epoch.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+
+    def check_metric(self, task: str) -> None:
+        """Refuse to choose the best checkpoint by a metric that no evaluation reports."""
+        known = ("loss", *METRICS[task])
+        chosen = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if chosen not in known:
+            raise ValueError(
+                f"`--metric_for_best_model {chosen}` is reported by no evaluation for {task}: the run would fail at "
+                f"its first checkpoint. Choose from {', '.join(known)}."
+            )
 
     def without_validation(self) -> None:
         """Train to the end: there is nothing to choose an epoch by."""
@@ -79,6 +96,11 @@ class ModelArguments:
 
     def load(self, data: TransferData) -> tuple[nn.Module, Any]:
         """The model, with a head for the classes of `data`, and its processor."""
+        if self.model_type is not None and self.model_name_or_path is not None:
+            raise ValueError(
+                f"`--model_type {self.model_type}` with `--model_name_or_path {self.model_name_or_path}`: one starts "
+                "from scratch, the other from a checkpoint that would be ignored. Pass one of them."
+            )
         if self.model_type is not None:
             overrides = cast("dict[str, Any] | None", self.config_overrides)
             return new_model(self.model_type, data, overrides, tokenizer=self.tokenizer_name)
@@ -128,6 +150,22 @@ class DataArguments:
             "choices": list(AUGMENTATIONS),
         },
     )
+
+    def __post_init__(self):
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(
+                f"`--max_length {self.max_length}` leaves no token of a text. Give a positive number, or leave it out "
+                "for as long as the model takes."
+            )
+
+    def augment(self, data: TransferData, processor: Any) -> Callable[[Tensor], Tensor] | None:
+        """The augmentation of training images; refused for anything but images."""
+        if self.augmentation != "none" and data.task != "image-classification":
+            raise ValueError(
+                f"`--augmentation {self.augmentation}` with data for {data.task}: it changes images only and would be "
+                "ignored. Leave it out."
+            )
+        return augmentation(self.augmentation, processor)
 
     def load(self, name_or_path: str, seed: int, **options: Any) -> TransferData:
         """The splits of a data set in one form; `options` go to `load_splits`."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 
 from hf_transfer import DomainAdversarial, TransferTrainer, mix_domains
-from hf_transfer.data.augmentation import augmentation
 from hf_transfer.data.preparation import collator_for, prepare
 from hf_transfer.metrics import MAIN_METRIC, compute_metrics_for
 from hf_transfer.recipe import parse, prepare_run, score
@@ -56,7 +55,7 @@ def main() -> None:
         source = data_args.load(recipe.source_dataset, args.seed)
         target = data_args.load(recipe.target_dataset, args.seed, samples_per_class=None, require_labels=False)
         _, processor = model_args.load(source)
-        augment = augmentation(data_args.augmentation, processor) if source.task == "image-classification" else None
+        augment = data_args.augment(source, processor)
         options = {"max_length": data_args.max_length}
         source_train = prepare(source.train, processor, augment=augment, **options)
         target_train = prepare(target.train, processor, augment=augment, **options)

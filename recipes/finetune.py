@@ -10,11 +10,11 @@ Without arguments it takes those of finetune.yaml: embedded data, no network. Th
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from hf_transfer import L2SP, FreezeBackbone, GradualUnfreezing, TransferTrainer, UnfreezingSchedule
-from hf_transfer.data.augmentation import augmentation
 from hf_transfer.data.preparation import collator_for, prepare
 from hf_transfer.metrics import compute_metrics_for
 from hf_transfer.recipe import parse, prepare_run, score
@@ -45,6 +45,33 @@ class FineTuningArguments:
         default=0, metadata={"help": "Stop after this many evaluations without a better one; 0 never stops early."}
     )
 
+    def __post_init__(self):
+        if self.schedule is not None and self.freeze != "none":
+            raise ValueError(
+                f"`--schedule {self.schedule}` with `--freeze {self.freeze}`: two plans of what trains when, of which "
+                "one would be ignored. Pass one of them."
+            )
+        if self.schedule is not None and not Path(self.schedule).is_file():
+            raise FileNotFoundError(
+                f"`--schedule {self.schedule}`: there is no such file, and nothing would be frozen. Write one with "
+                "`python -m hf_transfer schedule MODEL --out schedule.yaml`."
+            )
+
+    def check(self, model_args: ModelArguments, args: LoopArguments) -> None:
+        """Refuse what cannot work together."""
+        if self.l2sp and model_args.model_type is not None:
+            raise ValueError(
+                f"`--l2sp {self.l2sp}` with `--model_type {model_args.model_type}`: it would hold the model to random "
+                "weights. Pass a pretrained model with `--model_name_or_path`, or leave `--l2sp` out."
+            )
+        if self.early_stopping_patience and not args.load_best_model_at_end:
+            raise ValueError(
+                f"`--early_stopping_patience {self.early_stopping_patience}` without a validation whose best "
+                "checkpoint is kept: nothing tells when to stop. Name a split with `--eval_split` or hold rows out "
+                "with `--validation_fraction 0.1`, and leave `--eval_strategy` and `--save_strategy` the same; or "
+                "pass 0."
+            )
+
     def callbacks(self) -> list[TrainerCallback]:
         """The freezing schedule and early stopping."""
         freezing = {
@@ -68,7 +95,7 @@ def main() -> None:
     with args.main_process_first(desc="loading data"):
         data = data_args.load(recipe.dataset_name, args.seed)
         model, processor = model_args.load(data)
-        augment = augmentation(data_args.augmentation, processor) if data.task == "image-classification" else None
+        augment = data_args.augment(data, processor)
         train = prepare(data.train, processor, max_length=data_args.max_length, augment=augment)
         splits = {"eval": data.eval, "test": data.test}
         splits = {
@@ -79,12 +106,8 @@ def main() -> None:
 
     if data.eval is None:
         args.without_validation()
-        if recipe.early_stopping_patience:
-            raise ValueError(
-                f"`--early_stopping_patience {recipe.early_stopping_patience}` with a data set that has no validation "
-                "split: nothing tells when to stop. Name one with `--eval_split`, hold rows out with "
-                "`--validation_fraction 0.1`, or pass 0."
-            )
+    args.check_metric(data.task)
+    recipe.check(model_args, args)
     trainer = TransferTrainer(
         model,
         args,

@@ -97,13 +97,13 @@ def test_pretrained_options_reach_the_loader(monkeypatch):
     assert seen == {"name": "user/name", "revision": "v2", "trust_remote_code": True}
 
 
-def test_a_type_comes_before_a_name(monkeypatch):
+def test_a_type_is_made_from_scratch(monkeypatch):
     seen = []
     monkeypatch.setattr(
         "hf_transfer.recipe_arguments.new_model",
         lambda kind, data, overrides, *, tokenizer: seen.append((kind, overrides, tokenizer)),
     )
-    words = ["--model_name_or_path", "user/name", "--model_type", "bert", "--tokenizer_name", "user/words"]
+    words = ["--model_type", "bert", "--tokenizer_name", "user/words"]
     parsed(ModelArguments, *words, "--config_overrides", '{"hidden_size": 8}').load(None)
     assert seen == [("bert", {"hidden_size": 8}, "user/words")]
 

@@ -141,7 +141,7 @@ def test_a_learning_rate_for_a_part_that_is_not_there(run, images, image_model):
 
 def test_early_stopping_without_a_validation_split(run, tmp_path, text_model):
     write_reviews(tmp_path / "a.csv", "pan", ["pos", "neg"] * 3)
-    with pytest.raises(ValueError, match="`--early_stopping_patience 2` with a data set that has no validation split"):
+    with pytest.raises(ValueError, match="`--early_stopping_patience 2` without a validation.*hold rows out with"):
         run(*finetune(text_model, tmp_path / "a.csv"), "--early_stopping_patience", 2)
 
 
@@ -186,3 +186,46 @@ def test_no_target(run, reviews, text_model, capsys):
 
 def adapt(model: Path, source: Path, target: Path) -> tuple:
     return "domain_adaptation", "--model_name_or_path", model, "--source_dataset", source, "--target_dataset", target
+
+
+# --- options that do not go together, or mean nothing
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--metric_for_best_model", "acuracy"),
+            "`--metric_for_best_model acuracy` is reported by no.*Choose from loss",
+        ),
+        (
+            ("--early_stopping_patience", 2, "--save_strategy", "no"),
+            "`--early_stopping_patience 2` without a validation",
+        ),
+        (("--augmentation", "light"), "`--augmentation light` with data for text-classification.*Leave it out"),
+        (("--max_length", 0), "`--max_length 0` leaves no token.*positive number"),
+        (("--model_type", "bert"), "`--model_type bert` with `--model_name_or_path .*Pass one of them"),
+        (("--learning_rates", "{bad}"), "`--learning_rates {bad}` is no JSON object.*double quotes"),
+        (("--learning_rate", -1), "learning rate -1.0 of `learning_rate` is negative.*Give zero"),
+        (("--freeze", "backbone", "--schedule", "a.yaml"), "`--schedule a.yaml` with `--freeze backbone`.*Pass one"),
+    ],
+)
+def test_options_that_cannot_be_meant(run, reviews, text_model, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(*finetune(text_model, reviews), *options)
+
+
+def test_a_pull_to_random_weights(run, images):
+    with pytest.raises(ValueError, match="`--l2sp 0.1` with `--model_type resnet`.*random weights. Pass a pretrained"):
+        run("finetune", "--model_type", "resnet", "--dataset_name", images, "--l2sp", 0.1)
+
+
+def test_a_schedule_that_is_nowhere(run, reviews, text_model):
+    with pytest.raises(FileNotFoundError, match="`--schedule nowhere.yaml`: there is no such file.*Write one with"):
+        run(*finetune(text_model, reviews), "--schedule", "nowhere.yaml")
+
+
+def test_a_config_that_is_no_yaml(run, tmp_path):
+    file = lines(tmp_path / "a.yaml", "dataset_name: [unclosed")
+    with pytest.raises(ValueError, match="(?s)a.yaml` is no YAML.*Write one `name: value` a line"):
+        run("finetune", f"--config={file}")
