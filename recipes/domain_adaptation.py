@@ -36,10 +36,13 @@ class DomainArguments:
 
 @dataclass(repr=False)
 class AdversarialLoopArguments(LoopArguments):
-    """`LoopArguments` with the momentum that a game of two players bears."""
+    """`LoopArguments` with the momentum that a game of two players bears, and one learning rate for both."""
 
     adam_beta1: float = field(
         default=0.5, metadata={"help": "Momentum of AdamW; at its usual 0.9 backbone and discriminator overshoot."}
+    )
+    head_lr: float | None = field(
+        default=None, metadata={"help": "Learning rate of head and discriminator; by default --learning_rate."}
     )
 
 
