@@ -26,7 +26,7 @@ def labelled_mean(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         >>> labelled_mean(F.cross_entropy(logits, labels), logits, labels).item()
         0.0
     """
-    return torch.where((labels != UNLABELLED).any(), loss, 0 * logits.sum().to(loss.dtype))
+    return torch.where((labels != UNLABELLED).any(), loss, (0 * logits).sum().to(loss.dtype))
 
 
 def labelled_regression(logits: Tensor, labels: Tensor) -> Tensor:

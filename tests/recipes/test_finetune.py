@@ -152,7 +152,8 @@ def test_the_best_epoch_is_what_is_left(run, tmp_path, images, image_model):
 def test_early_stopping_keeps_the_best_epoch(run, tmp_path, images, image_model):
     results = run(
         "finetune",
-        *("--model_name_or_path", image_model, "--dataset_name", images, "--learning_rate", 0),
+        *("--model_name_or_path", image_model, "--dataset_name", images),
+        *("--learning_rate", 0, "--head_lr", 0),
         *("--early_stopping_patience", 2, "--num_train_epochs", 9),
     )
     assert results["epoch"] == 3  # the first is the best, and two follow that are not better

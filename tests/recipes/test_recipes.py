@@ -28,7 +28,8 @@ def argument_classes(script: Path) -> list[Any]:
     """The recipe's own arguments and the shared ones."""
     scope = runpy.run_path(str(script), run_name="recipe")
     own = [kind for kind in scope.values() if dataclasses.is_dataclass(kind) and kind.__module__ == "recipe"]
-    return [*own, ModelArguments, DataArguments, LoopArguments]
+    loop = next((kind for kind in own if issubclass(kind, LoopArguments)), LoopArguments)
+    return [*(kind for kind in own if kind is not loop), ModelArguments, DataArguments, loop]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
