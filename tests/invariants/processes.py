@@ -1,0 +1,43 @@
+"""Starting `tests.invariants.run` in processes of its own and comparing what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(out: Path, *options: object, ranks: int = 1, check: bool = True) -> dict[str, torch.Tensor]:
+    """Train in a process of its own (or `ranks` of them) and return the final state."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "tests.invariants.run", "--out", out, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([str(word) for word in command], env=environment, cwd=ROOT, capture_output=True, text=True)
+    if check and done.returncode:
+        raise AssertionError(done.stdout[-2000:] + done.stderr[-6000:])
+    return load_file(out / "result.safetensors") if (out / "result.safetensors").exists() else {}
+
+
+def log_of(out: Path) -> list[dict]:
+    return [entry for entry in json.loads((out / "log.json").read_text()) if "loss" in entry]
+
+
+def assert_close(first: dict, second: dict, *, atol: float) -> None:
+    keys = {key for key in first if not key.startswith("optimizer.")}
+    assert keys and keys == {key for key in second if not key.startswith("optimizer.")}
+    for key in keys:
+        torch.testing.assert_close(first[key], second[key], atol=atol, rtol=1e-3, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def assert_identical(first: dict, second: dict) -> None:
+    assert first and first.keys() == second.keys()
+    different = [key for key in first if not torch.equal(first[key], second[key])]
+    assert not different, different
