@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -109,7 +109,9 @@ def peak_of(side: str) -> float:
 def _peak_here(side: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         trainer_of(side, 4, folder).train()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not `getrusage`: its high-water mark survives `exec`, so a child would report its parent's.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def matrix_rate() -> float:
