@@ -110,6 +110,8 @@ def prepare_run(args: TrainingArguments) -> None:
 
 def score(trainer: Trainer, dataset: Any, prefix: str) -> dict[str, float]:
     """Evaluate on `dataset`, print the scores and add them to `all_results.json` in the output folder."""
+    # The Trainer (transformers 5.23) drops the last rows of evaluations too.
+    trainer.args.dataloader_drop_last = False
     metrics = trainer.evaluate(dataset, metric_key_prefix=prefix)
     trainer.log_metrics(prefix, metrics)
     trainer.save_metrics(prefix, metrics)
