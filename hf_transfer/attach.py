@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hf_transfer.anatomy import anatomy
 from hf_transfer.batch import ModelSpec, TransferBatch
 from hf_transfer.functional.task_loss import labelled_mean, labelled_multi_label, labelled_regression
-from hf_transfer.objective import Objective, Objectives
-from hf_transfer.tap import HeadTap
+from hf_transfer.objective import Objective, Objectives, adjusted_task_loss
+from hf_transfer.tap import HeadTap, HiddenStateTaps
 
 
 CHILD = "transfer_objectives"
@@ -108,6 +108,9 @@ class Attachment:
         objectives.attachment = self
         self._ignore_on_save()
         self._tap = HeadTap(model, self.anatomy)
+        self._states = HiddenStateTaps(
+            model, (name for objective in objectives.by_name.values() for name in objective.hidden_states)
+        )
         self._hooks = [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after, with_kwargs=True),
@@ -146,19 +149,38 @@ class Attachment:
         self._progress.fill_(value)
 
     def _before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        self._tap.open = self._states.open = model.training and kwargs.get("labels") is not None
+        if self._tap.open:
+            args, kwargs = self._transformed(args, kwargs)
         columns = {name: kwargs[name] for name in self._columns if name in kwargs}
         kwargs = {name: value for name, value in kwargs.items() if name not in columns}
-        self._tap.open = model.training and kwargs.get("labels") is not None
         if self._tap.open:
             self._inputs = {**kwargs, "columns": columns}
             if args:
                 self._inputs.setdefault("input_ids", args[0])
         return args, kwargs
 
+    def _transformed(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The inputs as the objectives change them."""
+        self._rows = len(kwargs["labels"])
+        transforming = [objective for objective in self.objectives.by_name.values() if objective.transforms]
+        if transforming and args:
+            if len(args) > 1:
+                raise TypeError(
+                    f"{type(transforming[0]).__name__} changes the inputs, but {len(args)} of them come without a "
+                    "name: it cannot tell which is which. Call the model with keywords, `model(**batch)`."
+                )
+            (first,) = args
+            args, kwargs = (), {self.model.main_input_name: first, **kwargs}
+        for objective in transforming:
+            kwargs = objective.transform(kwargs)
+        return args, kwargs
+
     def _after(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if not self._tap.open:
             return output
-        self._tap.open, inputs, self._inputs = False, self._inputs, {}
+        self._tap.open = self._states.open = False
+        inputs, self._inputs = self._inputs, {}
         loss = output.get("loss") if isinstance(output, dict) else output[0]
         if loss is None:
             raise ValueError(
@@ -169,16 +191,15 @@ class Attachment:
         logits = output["logits"] if isinstance(output, dict) else output[1]
         with _full_precision(logits.device.type):
             total = self._total(loss, logits, inputs)
+        logits = logits[: self._rows]
         if isinstance(output, dict):
-            output["loss"] = total
+            output["loss"], output["logits"] = total, logits
             return output
-        return (total, *output[1:])
+        return (total, logits, *output[2:])
 
     def _total(self, loss: Tensor, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
         labels, columns = inputs["labels"], dict(inputs["columns"])
         self._require(columns, inputs)
-        total = self._task_loss(loss, logits, labels)
-        terms = {"task": total.detach()}
         batch = TransferBatch(
             features=self._tap.take(logits, inputs),
             logits=logits.float(),
@@ -188,8 +209,12 @@ class Attachment:
             progress=self._progress,
             model=self.model,
             columns=columns,
+            inputs={name: value for name, value in inputs.items() if name not in ("labels", "columns")},
+            hidden_states=self._states.take(),
         )
-        for name, objective in self.objectives.by_name.items():
+        total = self._task_loss(loss, logits, batch)
+        terms = {"task": total.detach()}
+        for name, objective in self.objectives.terms.items():
             term = objective(batch)
             terms[name] = term.detach()
             total = total + objective.weight_at(self._progress) * term
@@ -197,7 +222,11 @@ class Attachment:
         self._add_up([*terms.values(), *self._diagnostics().values()])
         return total
 
-    def _task_loss(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def _task_loss(self, loss: Tensor, logits: Tensor, batch: TransferBatch) -> Tensor:
+        if self.objectives.task_terms:
+            return adjusted_task_loss(self.objectives.task_terms, batch)
+        labels = batch.labels
+        assert labels is not None
         problem = getattr(self.model.config, "problem_type", None)
         if problem == "regression":
             return labelled_regression(logits, labels)
@@ -245,6 +274,7 @@ class Attachment:
         for hook in self._hooks:
             hook.remove()
         self._tap.remove()
+        self._states.remove()
         delattr(self.model, CHILD)
         if "_keys_to_ignore_on_save" in vars(self.model):
             self.model._keys_to_ignore_on_save = self._ignored_before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,6 +62,11 @@ class TransferBatch:
             The model in its forward, for objectives on weights.
         columns (`Mapping[str, Tensor]`, *optional*):
             The other columns an objective asked for (`Objective.columns`); each is also an attribute of the batch.
+        inputs (`Mapping[str, Any]`, *optional*):
+            What the model was called with, without labels and columns, for objectives that call a second model.
+        hidden_states (`Mapping[str, Tensor]`, *optional*):
+            Outputs of the modules an objective asked for (`Objective.hidden_states`), by module name: `(B, T, D)` for
+            transformer blocks, `(B, D, H, W)` for convolutional ones, in the model's dtype.
 
     Example:
         >>> import torch
@@ -77,6 +83,8 @@ class TransferBatch:
     progress: float | Tensor = 1.0
     model: nn.Module | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    hidden_states: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __getattr__(self, name: str) -> Tensor:
         # Only called for names that are no field; `columns` itself is absent while a copy is being unpickled.

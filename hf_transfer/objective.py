@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from hf_transfer.batch import ModelSpec, TransferBatch
+from hf_transfer.functional.task_loss import TaskRows, task_loss
 from hf_transfer.schedules import Progress, Schedule, evaluate
 
 
@@ -44,6 +45,12 @@ class Objective(nn.Module):
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data set, besides the model's own inputs, that `forward` reads from the batch."""
 
+    learns_from_data: ClassVar[bool] = False
+    """Whether `fit` must see the training data before the first step. `TransferTrainer` calls it."""
+
+    hidden_states: tuple[str, ...] = ()
+    """Modules whose outputs `forward` reads from `batch.hidden_states`, by name; set in `build`."""
+
     def __init__(self, *, weight: float | Schedule = 1.0):
         super().__init__()
         if not callable(weight) and weight < 0:
@@ -57,6 +64,24 @@ class Objective(nn.Module):
     def build(self, spec: ModelSpec) -> Self:
         """Make the objective's own parameters from the widths of the model; called by `attach`. Returns itself."""
         return self
+
+    def fit(self, model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
+        """
+        Learn buffers from the training data, once, before the first step; for classes that set `learns_from_data`.
+
+        Args:
+            model (`nn.Module`): the model the objective is attached to, as it starts.
+            batches (`Iterable[Mapping]`): collated batches of the whole training set, in its order; can be iterated
+                more than once. Every rank gets all of them.
+        """
+
+    def transform(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """
+        Change the inputs of a training forward before the model sees them; labels and columns are among them.
+
+        Rows may be added behind those there are: the model's logits are cut back to the rows that came in.
+        """
+        return inputs
 
     def forward(self, batch: TransferBatch) -> Tensor:
         """The unweighted term for one micro-batch: a scalar float32."""
@@ -82,9 +107,56 @@ class Objective(nn.Module):
         parameters = inspect.signature(type(self).__init__).parameters
         return {name: getattr(self, name) for name in parameters if name != "self"}
 
+    @property
+    def transforms(self) -> bool:
+        """Whether the class changes the inputs."""
+        return type(self).transform is not Objective.transform
+
     def extra_repr(self) -> str:
         """The hyper-parameters, for `print`."""
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+
+class TaskTerm(Objective):
+    """
+    A change of the task loss itself instead of a term beside it: of the targets, or of what a row or class counts.
+
+    Subclass it and define `adjust`. Several are applied in the order in which they are attached, so that label
+    smoothing, class weights and focal weights combine. The result is logged as `loss_task`; there is no weight.
+
+    Raises:
+        ValueError: at attach time if the model is a regression.
+    """
+
+    def __init__(self):
+        super().__init__(weight=1.0)
+
+    def build(self, spec: ModelSpec) -> Self:
+        """Check that there are classes."""
+        problem = getattr(getattr(spec.model, "config", None), "problem_type", None)
+        if problem == "regression" or spec.num_labels < 2:
+            raise ValueError(
+                f"{type(self).__name__} on a regression: it changes a loss over classes, and the squared error has "
+                "none. Leave it out, or give the model `num_labels` of 2 or more."
+            )
+        return self
+
+    def adjust(self, rows: TaskRows, batch: TransferBatch) -> TaskRows:
+        """`rows` with other targets or weights."""
+        raise NotImplementedError(f"{type(self).__name__} must define `adjust(rows, batch)` and return `TaskRows`.")
+
+    def forward(self, batch: TransferBatch) -> Tensor:
+        """The task loss with this change alone, in nats per row."""
+        return adjusted_task_loss([self], batch)
+
+
+def adjusted_task_loss(terms: Iterable[TaskTerm], batch: TransferBatch) -> Tensor:
+    """The task loss of a batch with the changes of all `terms`, in their order: a scalar float32, in nats per row."""
+    assert batch.logits is not None and batch.labels is not None  # `attach` gives both
+    rows = TaskRows.of(batch.logits, batch.labels)
+    for term in terms:
+        rows = term.adjust(rows, batch)
+    return task_loss(rows)
 
 
 class Objectives(nn.ModuleDict):
@@ -118,12 +190,25 @@ class Objectives(nn.ModuleDict):
         """The objectives by name, as a plain dictionary."""
         return cast(dict[str, Objective], dict(self.items()))
 
+    @property
+    def task_terms(self) -> list[TaskTerm]:
+        """Those that change the task loss, in order."""
+        return [objective for objective in self.by_name.values() if isinstance(objective, TaskTerm)]
+
+    @property
+    def terms(self) -> dict[str, Objective]:
+        """Those that add a term, by name."""
+        return {name: objective for name, objective in self.by_name.items() if not isinstance(objective, TaskTerm)}
+
     def columns(self) -> set[str]:
         """Every extra column that some objective reads."""
         return {column for objective in self.by_name.values() for column in objective.columns}
 
     def __str__(self) -> str:
-        terms = ["task"]
-        for name, objective in self.by_name.items():
+        task = "task"
+        for term in self.task_terms:
+            task = f"{term.name}({task})"
+        terms = [task]
+        for name, objective in self.terms.items():
             terms.append(name if objective.weight == 1 else f"{objective.weight} * {name}")
         return "loss = " + " + ".join(terms)

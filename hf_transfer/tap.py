@@ -1,14 +1,17 @@
-"""`HeadTap`: the features of a forward, read off as the input of the head and pooled as the model pools."""
+"""What is read off a forward: the input of the head, pooled as the model pools, and the outputs of other modules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_transfer.anatomy import Anatomy
+
+
+__all__ = ["HeadTap", "HiddenStateTaps"]
 
 
 class HeadTap:
@@ -98,3 +101,49 @@ class HeadTap:
         """Take the hook off the head."""
         self._hook.remove()
         self._input = None
+
+
+class HiddenStateTaps:
+    """
+    Keeps what modules return during the forwards in which it is `open`.
+
+    Args:
+        model (`nn.Module`):
+            Any model.
+        names (`Iterable[str]`):
+            Names of the modules, as in `model.named_modules()`.
+
+    Raises:
+        ValueError: if there is no module of that name.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str]):
+        self.open = False
+        self._outputs: dict[str, Tensor] = {}
+        self._hooks = []
+        modules = dict(model.named_modules())
+        for name in sorted(set(names)):
+            if name not in modules:
+                raise ValueError(
+                    f"The model has no module `{name}`: its output cannot be read. Name one of its blocks, such as "
+                    f"`{next((key for key in modules if key.endswith('.0')), 'encoder.layer.0')}`."
+                )
+            self._hooks.append(modules[name].register_forward_hook(self._keeper(name)))
+
+    def _keeper(self, name: str) -> Any:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            if self.open:
+                self._outputs[name] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+    def take(self) -> dict[str, Tensor]:
+        """The outputs of the forward that just ended by module name, and forget them."""
+        outputs, self._outputs = self._outputs, {}
+        return outputs
+
+    def remove(self) -> None:
+        """Take the hooks off the modules."""
+        for hook in self._hooks:
+            hook.remove()
+        self._outputs = {}

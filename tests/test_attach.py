@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from hf_transfer import L2SP, DomainAdversarial, Objective, TransferBatch, attach
 from hf_transfer.attach import CHILD
+from hf_transfer.objective import TaskTerm
 from tests.models import TINY, batch_for, lora, tiny_bert, tiny_resnet, tiny_vit
 
 
@@ -257,3 +259,121 @@ def test_unlabelled_rows_of_other_problems_are_left_out(problem):
 def test_batch_names_a_column_it_lacks():
     with pytest.raises(AttributeError, match="no column `teacher_logits`; it has no extra columns.*Add"):
         _ = TransferBatch(features=torch.zeros(1, 2)).teacher_logits
+
+
+class Doubled(Seen):
+    """Every row twice, the second behind the first."""
+
+    def transform(self, inputs):
+        rows = len(inputs["labels"])
+        return {key: torch.cat([x, x]) if len(x) == rows else x for key, x in inputs.items()}
+
+
+@pytest.mark.parametrize("kind", ["bert", "token_bert", "vit", "resnet", "gpt2"])
+def test_rows_an_objective_adds_reach_the_objectives_and_not_the_caller(kind):
+    model = TINY[kind]().train()
+    seen = Doubled()
+    with attach(model, [seen, DomainAdversarial(hidden_size=4)]):
+        output = model(**batch_for(model, 3))
+    assert len(output.logits) == 3
+    assert len(seen.batch.features) == len(seen.batch.logits) == len(seen.batch.labels) == 6
+    assert torch.equal(seen.batch.domain, torch.tensor([0, 1, 0, 0, 1, 0]))
+
+
+def test_inputs_without_a_name_are_given_theirs_where_an_objective_changes_them():
+    model = tiny_bert().train()
+    batch = batch_for(model, 3)
+    with attach(model, [Doubled()]):
+        assert len(model(batch["input_ids"], labels=batch["labels"]).logits) == 3
+        with pytest.raises(TypeError, match="2 of them come without a name.*which is which.*keywords"):
+            model(batch["input_ids"], batch["attention_mask"], labels=batch["labels"])
+
+
+def test_inputs_are_not_changed_in_evaluation_or_without_labels():
+    model = tiny_bert()
+    batch = batch_for(model, 3)
+    with attach(model, [Doubled()]):
+        assert len(model.train()(input_ids=batch["input_ids"]).logits) == 3
+        seen = model.eval()(**batch)
+    assert len(seen.logits) == 3 and torch.equal(seen.loss, model(**{**batch, "domain": None}).loss)
+
+
+class ReadsBlocks(Seen):
+    def build(self, spec):
+        self.hidden_states = spec.anatomy.blocks
+        return self
+
+
+@pytest.mark.parametrize("kind", ["bert", "vit", "resnet", "llama"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_hidden_states_are_the_outputs_of_the_blocks_with_their_graph(kind, checkpointing):
+    model = TINY[kind]().train()
+    if checkpointing and not model.supports_gradient_checkpointing:
+        pytest.skip("transformers has no gradient checkpointing for it")
+    if checkpointing:
+        # renamed after transformers 5.20
+        name = "activation_checkpointing_enable"
+        getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")()
+    seen = ReadsBlocks(weight=0.0)
+    with attach(model, [seen]) as attachment:
+        outputs = model(**batch_for(model), output_hidden_states=True)
+        names = attachment.anatomy.blocks
+    states = seen.batch.hidden_states
+    assert set(states) == set(names)
+    assert any(
+        state.shape == states[names[0]].shape and torch.equal(state, states[names[0]])
+        for state in outputs.hidden_states
+    )
+    states[names[0]].sum().backward()
+    parameter = next(model.get_submodule(names[0]).parameters())
+    assert parameter.grad is not None and parameter.grad.any()
+
+
+def test_hidden_states_are_forgotten_after_the_forward_and_hooks_after_detaching():
+    model = tiny_bert().train()
+    before = fingerprint(model)
+    with attach(model, [ReadsBlocks()]) as attachment:
+        model(**batch_for(model))
+        assert attachment._states.take() == {}
+        model.eval()(**batch_for(model))
+        assert attachment._states.take() == {}
+    assert same(before, fingerprint(model))
+
+
+def test_hidden_states_of_a_module_that_is_not_there():
+    class Wrong(Seen):
+        hidden_states = ("bert.encoder.layer.99",)
+
+    with pytest.raises(ValueError, match="no module `bert.encoder.layer.99`.*cannot be read.*Name one of its blocks"):
+        attach(tiny_bert(), [Wrong()])
+
+
+class Halved(TaskTerm):
+    """Every row counts half."""
+
+    def adjust(self, rows, batch):
+        return replace(rows, weights=rows.weights / 2)
+
+
+def test_task_terms_take_the_place_of_the_models_loss_one_after_the_other():
+    model = tiny_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+    batch = batch_for(model)
+    with attach(model, []):
+        bare = model(**batch).loss
+    with attach(model, [Halved(), L2SP(), Halved()]) as attachment:
+        total = model(**batch).loss
+        assert str(attachment.objectives) == "loss = halved(halved(task)) + 0.01 * l2sp"
+    assert list(attachment.terms) == ["task", "l2sp"]
+    torch.testing.assert_close(total, bare / 4)
+
+
+@pytest.mark.parametrize("options", [{"num_labels": 1}, {"problem_type": "regression"}])
+def test_task_terms_refuse_a_regression(options):
+    with pytest.raises(ValueError, match="Halved on a regression: .*the squared error has none.*`num_labels` of 2"):
+        attach(tiny_bert(**options), [Halved()])
+
+
+def test_a_task_term_must_define_adjust():
+    model = tiny_bert().train()
+    with attach(model, [TaskTerm()]), pytest.raises(NotImplementedError, match="must define `adjust"):
+        model(**batch_for(model))

@@ -16,6 +16,7 @@ from hf_transfer import (
     DomainAdversarial,
     FreezeBackbone,
     GradualUnfreezing,
+    Objective,
     TransferArguments,
     TransferTrainer,
     mix_domains,
@@ -472,3 +473,68 @@ def test_a_crash_leaves_nothing_frozen(tmp_path):
 def test_ddp_looks_for_unused_parameters_where_a_schedule_freezes(tmp_path, callbacks, expected):
     trainer = TransferTrainer(models.tiny_bert(), arguments(tmp_path), callbacks=callbacks)
     assert trainer.args.ddp_find_unused_parameters is expected
+
+
+class CountsRows(Objective):
+    """Learns how many rows of each class there are, and uses up random numbers doing it."""
+
+    learns_from_data = True
+
+    def build(self, spec):
+        self.register_buffer("counts", torch.zeros(spec.num_labels))
+        return self
+
+    def fit(self, model, batches):
+        torch.rand(7)
+        self.seen = [batch["labels"] for batch in batches]
+        self.counts.copy_(torch.bincount(torch.cat(self.seen), minlength=len(self.counts)))
+
+    def forward(self, batch):
+        return 0 * batch.features.sum()
+
+
+def test_objectives_learn_from_the_whole_training_set_in_its_order(tmp_path):
+    data = labelled()
+    for remove in (True, False):
+        objective = CountsRows()
+        trainer = TransferTrainer(
+            models.tiny_bert(),
+            arguments(tmp_path, max_steps=1, remove_unused_columns=remove),
+            train_dataset=data.add_column("note", ["x"] * 16) if remove else data,
+            objectives=[objective],
+        )
+        trainer.train()
+        assert torch.cat(objective.seen).tolist() == data["labels"]
+        assert len(objective.seen) == 4
+
+
+def test_learning_from_data_does_not_move_the_random_numbers(tmp_path):
+    class Idle(CountsRows):
+        learns_from_data = False
+
+    trained = [
+        train(TransferTrainer, models.tiny_bert, tmp_path, labelled(), objectives=[kind()], model_options={})
+        for kind in (CountsRows, Idle)
+    ]
+    first, second = (weights(trainer.model) for trainer in trained)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_objectives_learn_anew_with_each_model_of_model_init(tmp_path):
+    objective = CountsRows()
+    trainer = TransferTrainer(
+        args=arguments(tmp_path, max_steps=1),
+        model_init=lambda: models.tiny_bert(),
+        train_dataset=labelled(),
+        objectives=[objective],
+    )
+    trainer.train()
+    (attached_objective,) = trainer.objectives.by_name.values()
+    assert attached_objective.counts.sum() == 16
+
+
+def test_learning_from_a_stream_is_refused(tmp_path):
+    data = labelled().to_iterable_dataset()
+    trainer = TransferTrainer(models.tiny_bert(), arguments(tmp_path), train_dataset=data, objectives=[CountsRows()])
+    with pytest.raises(ValueError, match="is a stream.*no end to wait for.*Give a data set of rows"):
+        trainer.train()

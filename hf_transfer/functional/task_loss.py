@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -64,3 +66,68 @@ def labelled_multi_label(logits: Tensor, labels: Tensor) -> Tensor:
     targets = torch.where(labelled, labels, 0.0).float()
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
     return (losses * labelled).sum() / labelled.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """
+    The task loss taken apart: `N` rows of a classification, to be changed and put together by [`task_loss`].
+
+    A row is an example; for token classification a token; for several labels an example one label, which is a
+    classification of its own with the classes no and yes.
+
+    Args:
+        log_probabilities (`Tensor`): `(N, C)` float32, log-softmax of the logits.
+        targets (`Tensor`): `(N, C)` float32, a distribution over the classes.
+        weights (`Tensor`): `(N, C)` float32, what each class of a row counts; 0 in unlabelled rows.
+        labelled (`Tensor`): `(N,)` bool, which rows have a label.
+        labels (`Tensor`): `(N,)` int64, the class number; 0 in unlabelled rows.
+        example (`Tensor`): `(N,)` int64, the row of the batch.
+        multi_label (`bool`): whether rows are the labels of examples, `C` of them in a line.
+
+    Example:
+        >>> rows = TaskRows.of(torch.zeros(2, 3), torch.tensor([1, -100]))
+        >>> rows.targets[0].tolist(), rows.weights[:, 0].tolist()
+        ([0.0, 1.0, 0.0], [1.0, 0.0])
+    """
+
+    log_probabilities: Tensor
+    targets: Tensor
+    weights: Tensor
+    labelled: Tensor
+    labels: Tensor
+    example: Tensor
+    multi_label: bool = False
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> TaskRows:
+        """The rows of a batch: `logits` `(B, C)` or `(B, T, C)`, `labels` `(B,)`, `(B, T)` or `(B, C)` of 0 and 1."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        multi_label = labels.dim() == 2 and labels.shape == logits.shape
+        example = torch.arange(len(labels), device=labels.device).reshape(-1, *[1] * (labels.dim() - 1))
+        example = example.expand(labels.shape).reshape(-1)
+        if multi_label:
+            log_probabilities = torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], -1).reshape(-1, 2)
+        else:
+            log_probabilities = F.log_softmax(logits, -1).reshape(-1, logits.shape[-1])
+        labels = labels.reshape(-1)
+        labelled = labels != UNLABELLED
+        labels = torch.where(labelled, labels, 0).long()
+        targets = F.one_hot(labels, log_probabilities.shape[-1]).to(log_probabilities.dtype)
+        weights = labelled.to(log_probabilities.dtype).unsqueeze(-1).expand_as(targets)
+        return cls(log_probabilities, targets, weights, labelled, labels, example, multi_label)
+
+
+def task_loss(rows: TaskRows) -> Tensor:
+    r"""
+    $-\frac{1}{N} \sum_n \sum_c w_{nc} \, q_{nc} \log p_{nc}$ over the $N$ labelled rows: the cross-entropy where all
+    weights are 1. An exact zero with a graph where no row is labelled.
+
+    Divided by the number of rows, not by the sum of the weights, so that ranks and accumulation steps add up.
+
+    Example:
+        >>> round(task_loss(TaskRows.of(torch.zeros(2, 4), torch.tensor([3, -100]))).item(), 4)  # log 4
+        1.3863
+    """
+    losses = -(rows.weights * rows.targets * rows.log_probabilities).sum(-1)
+    return losses.sum() / rows.labelled.sum().clamp(min=1)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.functional.task_loss import labelled_mean, labelled_multi_label, labelled_regression
+from hf_transfer.functional.task_loss import (
+    TaskRows,
+    labelled_mean,
+    labelled_multi_label,
+    labelled_regression,
+    task_loss,
+)
 
 
 def test_labelled_mean_is_the_models_loss_where_something_is_labelled():
@@ -57,3 +64,72 @@ def test_nothing_labelled_of_other_problems_is_an_exact_zero(loss):
     assert value.item() == 0
     value.backward()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def loop_over(log_probabilities, targets, weights, labelled) -> float:
+    total, count = 0.0, 0
+    for n in range(len(targets)):
+        count += bool(labelled[n])
+        for c in range(targets.shape[1]):
+            total -= float(weights[n, c]) * float(targets[n, c]) * float(log_probabilities[n, c])
+    return total / max(count, 1)
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3)], ids=["rows", "tokens"])
+def test_task_loss_of_plain_rows_is_the_cross_entropy(shape):
+    torch.manual_seed(0)
+    logits = torch.randn(*shape, 4, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 4, shape)
+    labels.view(-1)[1] = -100
+    loss = task_loss(TaskRows.of(logits, labels))
+    expected = F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+    torch.testing.assert_close(loss, expected)
+    ours, theirs = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (loss, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_task_loss_of_several_labels_is_the_binary_cross_entropy():
+    logits = torch.randn(3, 4, dtype=torch.float64)
+    labels = torch.tensor([[1.0, 0, 1, 0], [-100] * 4, [0, 0, 1, -100]], dtype=torch.float64)
+    rows = TaskRows.of(logits, labels)
+    assert rows.multi_label and rows.targets.shape == (12, 2)
+    torch.testing.assert_close(task_loss(rows).float(), labelled_multi_label(logits, labels))
+
+
+def test_task_loss_with_changed_targets_and_weights_against_a_loop():
+    torch.manual_seed(0)
+    rows = TaskRows.of(torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 2, -100, 1, 1]))
+    targets = torch.rand(5, 3, dtype=torch.float64).softmax(-1)
+    weights = torch.rand(5, 3, dtype=torch.float64) * rows.labelled.unsqueeze(-1)
+    changed = replace(rows, targets=targets, weights=weights)
+    expected = loop_over(rows.log_probabilities, targets, weights, rows.labelled)
+    assert task_loss(changed).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_rows_know_their_example():
+    labels = torch.tensor([[1, -100], [0, 2]])
+    rows = TaskRows.of(torch.randn(2, 2, 3), labels)
+    assert rows.example.tolist() == [0, 0, 1, 1]
+    assert rows.labelled.tolist() == [True, False, True, True] and rows.labels.tolist() == [1, 0, 0, 2]
+    assert rows.weights.sum(-1).tolist() == [3, 0, 3, 3]
+
+
+@pytest.mark.parametrize("labels", [torch.full((3,), -100), torch.full((3, 2), -100.0)], ids=["classes", "several"])
+def test_task_loss_without_labels_is_an_exact_zero_with_a_graph(labels):
+    logits = torch.randn(3, 2, requires_grad=True)
+    loss = task_loss(TaskRows.of(logits, labels))
+    assert loss.item() == 0
+    loss.backward()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_rows_weigh_by_number_so_that_parts_of_a_batch_add_up():
+    """Dividing by the sum of the weights would make two ranks differ from one."""
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    class_weights = torch.tensor([3.0, 1.0, 0.5])
+
+    def loss(part: slice) -> torch.Tensor:
+        rows = TaskRows.of(logits[part], labels[part])
+        return task_loss(replace(rows, weights=rows.weights * class_weights))
+
+    torch.testing.assert_close((loss(slice(2)) + loss(slice(2, 4))) / 2, loss(slice(4)))

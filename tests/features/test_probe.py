@@ -1,0 +1,174 @@
+"""The probe against scikit-learn on the same features, and the model it leaves."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from hf_transfer.anatomy import anatomy
+from hf_transfer.features import fit_head, head_features
+from tests.models import TINY, batch_for, lora, tiny_bert, tiny_llama, tiny_resnet, tiny_token_bert, tiny_vit
+
+
+def batches_of(model, count=3, rows=8):
+    found = [batch_for(model, rows, seed=seed) for seed in range(count)]
+    for batch in found:
+        batch.pop("domain")
+    return found
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_head_of_the_features_is_the_logits(kind):
+    torch.manual_seed(0)
+    model = TINY[kind]()
+    batches = batches_of(model)
+    features, labels = head_features(model, batches)
+    head = model.get_submodule(anatomy(model).head)
+    model.eval()
+    logits = torch.cat([model(**{k: v for k, v in batch.items() if k != "labels"}).logits for batch in batches])
+    torch.testing.assert_close(head(features), logits.reshape(-1, logits.shape[-1]))
+    assert torch.equal(labels, torch.cat([batch["labels"] for batch in batches]).reshape(-1))
+
+
+@pytest.mark.parametrize("make", [tiny_bert, tiny_vit, tiny_resnet], ids=["bert", "vit", "resnet"])
+def test_the_models_logits_are_those_of_scikit_learn(make):
+    torch.manual_seed(0)
+    model = make()
+    batches = batches_of(model)
+    features, labels = head_features(model, batches)
+    fit_head(model, batches, strengths=[0.5])
+    scaler = StandardScaler().fit(features.double().numpy())
+    inputs = scaler.transform(features.double().numpy())
+    expected = LogisticRegression(C=0.5, max_iter=5000, tol=1e-8).fit(inputs, labels.numpy())
+    model.eval()
+    logits = torch.cat([model(**batch).logits for batch in batches])
+    probabilities = logits.double().softmax(-1).detach().numpy()
+    np.testing.assert_allclose(probabilities, expected.predict_proba(inputs), atol=2e-3)
+
+
+def test_two_classes():
+    torch.manual_seed(0)
+    model = tiny_bert(num_labels=2)
+    batches = batches_of(model)
+    for batch in batches:
+        batch["labels"] = batch["labels"].clamp(max=1)
+    features, labels = head_features(model, batches)
+    fit_head(model, batches, strengths=[1.0])
+    inputs = StandardScaler().fit_transform(features.double().numpy())
+    expected = LogisticRegression(C=1.0, max_iter=5000, tol=1e-8).fit(inputs, labels.numpy()).predict_proba(inputs)
+    logits = model.classifier(features).double().softmax(-1).detach().numpy()
+    np.testing.assert_allclose(logits, expected, atol=2e-3)
+
+
+def test_a_head_without_bias_gets_no_intercept():
+    torch.manual_seed(0)
+    model = tiny_llama()
+    assert model.score.bias is None
+    batches = batches_of(model)
+    features, labels = head_features(model, batches)
+    fit_head(model, batches, strengths=[1.0])
+    inputs = features.double() / features.double().std(0, correction=0)
+    expected = LogisticRegression(C=1.0, fit_intercept=False, max_iter=5000, tol=1e-8).fit(inputs, labels)
+    ours = model.score(features).double().softmax(-1).detach().numpy()
+    np.testing.assert_allclose(ours, expected.predict_proba(inputs), atol=2e-3)
+
+
+def test_tokens_without_a_label_are_left_out():
+    model = tiny_token_bert()
+    batches = batches_of(model, 1)
+    batches[0]["labels"][:, ::2] = -100
+    features, labels = head_features(model, batches)
+    assert len(features) == len(labels) == batches[0]["labels"].ne(-100).sum()
+    assert fit_head(model, batches).rows == len(labels)
+
+
+def test_only_the_head_changes_and_the_mode_comes_back():
+    model = lora(tiny_bert(), ["query"], "classifier").train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    hooks = [len(module._forward_pre_hooks) for module in model.modules()]
+    fit_head(model, batches_of(model))
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {f"base_model.model.classifier.modules_to_save.default.{key}" for key in ("weight", "bias")}
+    assert model.training and hooks == [len(module._forward_pre_hooks) for module in model.modules()]
+
+
+def test_regularisation_is_chosen_by_held_out_rows():
+    """Labels that features do not tell: the strongest regularisation loses least; easy ones: any strength will do."""
+    torch.manual_seed(0)
+    model = tiny_bert()
+    probe = fit_head(model, batches_of(model, 4, 16))
+    assert len(probe.scores) == 7 and probe.strength in probe.scores
+    best = max(probe.scores.values())
+    assert probe.strength == min(strength for strength, score in probe.scores.items() if score == best)
+
+
+def test_one_row_of_a_class_leaves_nothing_to_hold_out():
+    model = tiny_bert()
+    batch = batches_of(model, 1, 5)[0]
+    batch["labels"] = torch.tensor([0, 0, 1, 1, 2])
+    probe = fit_head(model, [batch])
+    assert probe.scores == {} and probe.strength == pytest.approx(0.1)
+
+
+def test_a_class_without_rows_is_never_the_answer():
+    model = tiny_bert().eval()
+    batch = batches_of(model, 1, 8)[0]
+    batch["labels"] = torch.tensor([0, 2] * 4)
+    fit_head(model, [batch])
+    assert not model.classifier.weight[1].any()
+    assert model.classifier.bias[1] == model.classifier.bias.min()
+
+
+def test_regression_is_the_ridge_solution():
+    torch.manual_seed(0)
+    model = tiny_bert(num_labels=1)
+    batch = batches_of(model, 1, 12)[0]
+    batch["labels"] = torch.randn(12)
+    features, labels = head_features(model, [batch])
+    probe = fit_head(model, [batch], strengths=[0.25])
+    x = features.double()
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    y = labels.double()
+    weight = torch.linalg.solve(x.T @ x + 4.0 * torch.eye(16).double(), x.T @ (y - y.mean()))
+    torch.testing.assert_close(model.classifier(features)[:, 0].double(), x @ weight + y.mean(), atol=1e-5, rtol=1e-4)
+    assert probe.strength == 4.0
+
+
+def test_no_labels():
+    model = tiny_bert()
+    batch = {**batches_of(model, 1)[0], "labels": torch.full((8,), -100)}
+    with pytest.raises(ValueError, match="No row of the data has a label.*nothing to fit.*Give the labelled rows"):
+        fit_head(model, [batch])
+
+
+def test_one_class():
+    model = tiny_bert()
+    batch = {**batches_of(model, 1)[0], "labels": torch.ones(8, dtype=torch.long)}
+    with pytest.raises(ValueError, match="All 8 labelled rows are of one class.*Give rows of every class"):
+        fit_head(model, [batch])
+
+
+def test_several_labels_a_row():
+    model = tiny_bert(problem_type="multi_label_classification")
+    batch = {**batches_of(model, 1)[0], "labels": torch.ones(8, 3)}
+    with pytest.raises(ValueError, match="Rows have 3 labels each.*one class.*FreezeBackbone"):
+        fit_head(model, [batch])
+
+
+def test_without_scikit_learn(monkeypatch):
+    original = builtins.__import__
+
+    def importing(name, *args):
+        if name.startswith("sklearn"):
+            raise ImportError(name)
+        return original(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", importing)
+    with pytest.raises(ImportError, match="scikit-learn, which is not installed.*would stay random.*pip install"):
+        model = tiny_bert()
+        fit_head(model, batches_of(model))
