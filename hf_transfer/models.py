@@ -33,7 +33,7 @@ AUTO_MODELS: dict[str, Any] = {
 }
 EMBEDDED = "embedded:"
 
-__all__ = ["AUTO_MODELS", "load_model", "new_model"]
+__all__ = ["AUTO_MODELS", "load_model", "new_model", "resolve_name"]
 
 
 def load_model(
@@ -64,7 +64,7 @@ def load_model(
     """
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     auto_model = _auto_model(data)
-    name = _resolved(os.fspath(name_or_path))
+    name = resolve_name(os.fspath(name_or_path))
     config = _config(name, options)
     if config is not None:
         _check_kind(config, data, name=str(name_or_path))
@@ -120,7 +120,7 @@ def new_model(
             "with `--tokenizer_name`."
         )
     else:
-        processor = AutoTokenizer.from_pretrained(_resolved(tokenizer))
+        processor = AutoTokenizer.from_pretrained(resolve_name(tokenizer))
         config.vocab_size = len(processor)
         config.pad_token_id = processor.pad_token_id  # the default one belongs to another vocabulary
     for key, value in _labels(data).items():
@@ -128,7 +128,14 @@ def new_model(
     return _with_padding(auto_model.from_config(config), processor), processor
 
 
-def _resolved(name: str) -> str:
+def resolve_name(name: str) -> str:
+    """
+    What `from_pretrained` takes for a name of the recipes: a path, a Hub id, or the folder of an embedded model.
+
+    Raises:
+        FileNotFoundError: if the name is a path that does not exist.
+        ValueError: if there is no such embedded model.
+    """
     if name.startswith(EMBEDDED):
         from hf_transfer.data.source_models import source_model
 

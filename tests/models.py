@@ -90,10 +90,8 @@ def tiny_vit(**options) -> nn.Module:
 
 
 def tiny_resnet(**options) -> nn.Module:
-    config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2], layer_type="basic", num_labels=NUM_LABELS, **options
-    )
-    return ResNetForImageClassification(config)
+    defaults = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "num_labels": NUM_LABELS}
+    return ResNetForImageClassification(ResNetConfig(layer_type="basic", **{**defaults, **options}))
 
 
 def tiny_wav2vec2(**options) -> nn.Module:
