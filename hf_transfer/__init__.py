@@ -12,24 +12,75 @@ from hf_transfer.objective import Objective
 
 if TYPE_CHECKING:
     from hf_transfer.arguments import TransferArguments
-    from hf_transfer.callbacks import FreezeBackbone, GradualUnfreezing, TrackProgress, UnfreezingSchedule
+    from hf_transfer.callbacks import (
+        ExponentialMovingAverage,
+        FreezeBackbone,
+        FreezeBatchNorm,
+        GradualUnfreezing,
+        Mixout,
+        StochNorm,
+        TrackProgress,
+        UnfreezingSchedule,
+    )
     from hf_transfer.data import mix_domains
-    from hf_transfer.objectives import L2SP, DomainAdversarial
+    from hf_transfer.features import fit_head
+    from hf_transfer.objectives import (
+        DELTA,
+        L2SP,
+        BatchSpectralShrinkage,
+        BiTuning,
+        ClassBalanced,
+        CoTuning,
+        CutMix,
+        DomainAdversarial,
+        FocalLoss,
+        LabelSmoothing,
+        LearningWithoutForgetting,
+        Mixup,
+        RDrop,
+        SupervisedContrastive,
+    )
     from hf_transfer.presets import DomainAdversarialTrainer, FineTuningTrainer
+    from hf_transfer.source import Source
     from hf_transfer.trainer import TransferTrainer
+    from hf_transfer.weights import (
+        greedy_soup,
+        reinitialize_blocks,
+        snapshot,
+        transfer_parameters,
+        uniform_soup,
+        wise_ft,
+    )
 
 
 __all__ = [
+    "DELTA",
     "L2SP",
     "Anatomy",
     "Attachment",
+    "BatchSpectralShrinkage",
+    "BiTuning",
+    "ClassBalanced",
+    "CoTuning",
+    "CutMix",
     "DomainAdversarial",
     "DomainAdversarialTrainer",
+    "ExponentialMovingAverage",
     "FineTuningTrainer",
+    "FocalLoss",
     "FreezeBackbone",
+    "FreezeBatchNorm",
     "GradualUnfreezing",
+    "LabelSmoothing",
+    "LearningWithoutForgetting",
+    "Mixout",
+    "Mixup",
     "ModelSpec",
     "Objective",
+    "RDrop",
+    "Source",
+    "StochNorm",
+    "SupervisedContrastive",
     "TrackProgress",
     "TransferArguments",
     "TransferBatch",
@@ -37,17 +88,51 @@ __all__ = [
     "UnfreezingSchedule",
     "anatomy",
     "attach",
+    "fit_head",
+    "greedy_soup",
     "mix_domains",
+    "reinitialize_blocks",
+    "snapshot",
+    "transfer_parameters",
+    "uniform_soup",
+    "wise_ft",
 ]
 
 # Loaded on first use: the Trainer alone takes longer to import than all the rest.
 _LAZY = {
     "arguments": ["TransferArguments"],
-    "callbacks": ["FreezeBackbone", "GradualUnfreezing", "TrackProgress", "UnfreezingSchedule"],
+    "callbacks": [
+        "ExponentialMovingAverage",
+        "FreezeBackbone",
+        "FreezeBatchNorm",
+        "GradualUnfreezing",
+        "Mixout",
+        "StochNorm",
+        "TrackProgress",
+        "UnfreezingSchedule",
+    ],
     "data": ["mix_domains"],
-    "objectives": ["L2SP", "DomainAdversarial"],
+    "features": ["fit_head"],
+    "objectives": [
+        "DELTA",
+        "L2SP",
+        "BatchSpectralShrinkage",
+        "BiTuning",
+        "ClassBalanced",
+        "CoTuning",
+        "CutMix",
+        "DomainAdversarial",
+        "FocalLoss",
+        "LabelSmoothing",
+        "LearningWithoutForgetting",
+        "Mixup",
+        "RDrop",
+        "SupervisedContrastive",
+    ],
     "presets": ["DomainAdversarialTrainer", "FineTuningTrainer"],
+    "source": ["Source"],
     "trainer": ["TransferTrainer"],
+    "weights": ["greedy_soup", "reinitialize_blocks", "snapshot", "transfer_parameters", "uniform_soup", "wise_ft"],
 }
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 

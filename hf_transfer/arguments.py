@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
+
+from hf_transfer.json_options import json_object
+from hf_transfer.lr_schedules import LR_SCHEDULES, OneCycle, SlantedTriangular, lr_layout
 
 
 @dataclass(repr=False)  # the parent's masks the token
@@ -46,10 +49,34 @@ class TransferArguments(TrainingArguments):
             "line. A later entry wins over an earlier one; one that matches nothing is an error."
         },
     )
+    lr_schedule: str | None = field(
+        default=None,
+        metadata={
+            "help": "Curve of the learning rate over the run, in place of `lr_scheduler_type`: slanted_triangular "
+            "(a short rise, a long fall) or one_cycle (which cycles the momentum too).",
+            "choices": list(LR_SCHEDULES),
+        },
+    )
+    lr_schedule_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": 'Options of `lr_schedule`, such as {"cut_frac": 0.2}. JSON on the command line; the classes in '
+            "`hf_transfer.lr_schedules` describe them."
+        },
+    )
 
     def __post_init__(self):
         if isinstance(self.learning_rates, str):
-            self.learning_rates = _parsed(self.learning_rates)
+            self.learning_rates = json_object(
+                "learning_rates", self.learning_rates, cost="the rates would be lost", example='{"head": 1e-3}'
+            )
+        if isinstance(self.lr_schedule_kwargs, str):
+            self.lr_schedule_kwargs = json_object(
+                "lr_schedule_kwargs",
+                self.lr_schedule_kwargs,
+                cost="the curve would be another",
+                example='{"ratio": 32}',
+            )
         super().__post_init__()
         if not 0 < self.layer_decay <= 1:
             raise ValueError(
@@ -67,6 +94,7 @@ class TransferArguments(TrainingArguments):
                     f"The learning rate {rate} of `{name}` is negative: it would climb the loss. Give zero (the part "
                     "stays as it is) or a positive rate."
                 )
+        _ = self.lr_layout  # what it refuses is refused now
 
     def __getstate__(self) -> dict[str, Any]:
         # `Trainer` pickles its arguments into `training_args.bin` beside the model (transformers 5.23) and pushes
@@ -86,12 +114,40 @@ class TransferArguments(TrainingArguments):
             "by_name": self.learning_rates,
         }
 
+    @property
+    def lr_layout(self) -> SlantedTriangular | OneCycle | None:
+        """
+        The curve of the learning rate that `lr_schedule` names; `None` for that of `lr_scheduler_type`.
 
-def _parsed(rates: str) -> dict[str, float]:
-    try:
-        return dict(json.loads(rates))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"`--learning_rates {rates}` is no JSON object ({error}): the rates would be lost. Write it as "
-            """'{"head": 1e-3}', with double quotes inside and single quotes around."""
-        ) from error
+        Raises:
+            ValueError: if it is unknown, has options it does not know, or meets other options for the same thing.
+        """
+        if self.lr_schedule is None:
+            if self.lr_schedule_kwargs:
+                raise ValueError(
+                    f"`lr_schedule_kwargs={self.lr_schedule_kwargs}` without `lr_schedule`: the options would be "
+                    f"ignored. Name one of {', '.join(LR_SCHEDULES)}, or use `lr_scheduler_kwargs` for the curves of "
+                    "`lr_scheduler_type`."
+                )
+            return None
+        layout = lr_layout(self.lr_schedule, cast("dict[str, Any] | None", self.lr_schedule_kwargs))
+        others = {
+            "lr_scheduler_type": str(SchedulerType(self.lr_scheduler_type).value),
+            "warmup_steps": self.warmup_steps,
+            "lr_scheduler_kwargs": self.lr_scheduler_kwargs,
+        }
+        others = {name: value for name, value in others.items() if value and value != "linear"}
+        if others:
+            seen = " and ".join(f"`{name}={value}`" for name, value in others.items())
+            raise ValueError(
+                f"`lr_schedule={self.lr_schedule!r}` with {seen}: the schedule has a curve and a rise of its own, and "
+                "these would be ignored. Leave them out, or leave `lr_schedule` out; the length of the rise is an "
+                "option in `lr_schedule_kwargs` (`cut_frac`, `pct_start`)."
+            )
+        if isinstance(layout, OneCycle) and layout.cycle_momentum and self.adam_beta1 != 0.9:
+            raise ValueError(
+                f"`adam_beta1={self.adam_beta1}` with `lr_schedule='one_cycle'`: the schedule cycles that beta "
+                f"between {layout.base_momentum} and {layout.max_momentum} and yours would be ignored. Pass "
+                'lr_schedule_kwargs={"cycle_momentum": false} to keep it, or leave it out.'
+            )
+        return layout

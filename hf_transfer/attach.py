@@ -157,10 +157,10 @@ class Attachment:
         if self._tap.open:
             self._inputs = {**kwargs, "columns": columns}
             if args:
-                self._inputs.setdefault("input_ids", args[0])
+                self._inputs.setdefault(getattr(model, "main_input_name", "input_ids"), args[0])
         return args, kwargs
 
-    def _transformed(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def _transformed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inputs as the objectives change them."""
         self._rows = len(kwargs["labels"])
         transforming = [objective for objective in self.objectives.by_name.values() if objective.transforms]
@@ -170,8 +170,7 @@ class Attachment:
                     f"{type(transforming[0]).__name__} changes the inputs, but {len(args)} of them come without a "
                     "name: it cannot tell which is which. Call the model with keywords, `model(**batch)`."
                 )
-            (first,) = args
-            args, kwargs = (), {self.model.main_input_name: first, **kwargs}
+            args, kwargs = (), {self.model.main_input_name: next(iter(args)), **kwargs}
         for objective in transforming:
             kwargs = objective.transform(kwargs)
         return args, kwargs

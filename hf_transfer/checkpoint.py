@@ -1,10 +1,11 @@
-"""What a checkpoint holds besides the stock Trainer's: the objectives' state, and weights under other names."""
+"""What a checkpoint holds besides the stock Trainer's: the objectives, running statistics, renamed weights."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -16,7 +17,19 @@ from hf_transfer.objective import Objectives
 OBJECTIVES_NAME = "objectives.safetensors"
 """File of a checkpoint that holds the parameters and buffers of the objectives."""
 
-__all__ = ["OBJECTIVES_NAME", "check_checkpoint", "load_objectives", "load_renamed_weights", "save_objectives"]
+STATISTICS_NAME = "running_statistics.safetensors"
+"""File of a checkpoint of adapters that holds the running statistics of batch normalisation."""
+
+__all__ = [
+    "OBJECTIVES_NAME",
+    "STATISTICS_NAME",
+    "check_checkpoint",
+    "load_objectives",
+    "load_renamed_weights",
+    "load_statistics",
+    "save_objectives",
+    "save_statistics",
+]
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -69,6 +82,33 @@ def load_objectives(objectives: Objectives, folder: Path) -> None:
             "hyper-parameters of the first run."
         )
     objectives.load_state_dict(state)
+
+
+def save_statistics(model: nn.Module, folder: Path) -> None:
+    """
+    Write the running statistics of batch normalisation into a checkpoint of adapters, which leaves them out: a resumed
+    run would go on from the pretrained ones. Nothing for other models, whose checkpoints hold them. Atomic.
+    """
+    state = {name: buffer.detach().cpu().contiguous() for name, buffer in _statistics(model).items()}
+    if state:
+        temporary = folder / f".{STATISTICS_NAME}.tmp"
+        save_file(state, temporary)
+        os.replace(temporary, folder / STATISTICS_NAME)
+
+
+def load_statistics(model: nn.Module, folder: Path) -> None:
+    """Restore what `save_statistics` wrote; nothing if the checkpoint is of another trainer."""
+    path, buffers = folder / STATISTICS_NAME, _statistics(model)
+    if buffers and path.is_file():
+        for name, value in load_file(path).items():
+            buffers[name].copy_(value)
+
+
+def _statistics(model: nn.Module) -> dict[str, torch.Tensor]:
+    if not hasattr(model, "peft_config"):  # told by attribute: `peft` is no dependency
+        return {}
+    norms = {name for name, module in model.named_modules() if getattr(module, "running_mean", None) is not None}
+    return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[0] in norms}
 
 
 def load_renamed_weights(model: nn.Module, folder: Path) -> None:

@@ -45,7 +45,7 @@ class Objective(nn.Module):
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data set, besides the model's own inputs, that `forward` reads from the batch."""
 
-    learns_from_data: ClassVar[bool] = False
+    learns_from_data: bool = False
     """Whether `fit` must see the training data before the first step. `TransferTrainer` calls it."""
 
     hidden_states: tuple[str, ...] = ()
@@ -68,6 +68,8 @@ class Objective(nn.Module):
     def fit(self, model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
         """
         Learn buffers from the training data, once, before the first step; for classes that set `learns_from_data`.
+        The buffers are registered in `build`, empty if their size is not known there, so that the exported model
+        leaves them out.
 
         Args:
             model (`nn.Module`): the model the objective is attached to, as it starts.

@@ -14,9 +14,14 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.utils import logging as hf_logging
+
+from hf_transfer.repeats import repeats_table, summarise
 
 
-__all__ = ["parse", "prepare_run", "score"]
+logger = hf_logging.get_logger(__name__)
+
+__all__ = ["parse", "prepare_run", "save_summary", "score"]
 
 
 def parse(script: str, *dataclass_types: Any) -> tuple[Any, ...]:
@@ -116,3 +121,31 @@ def score(trainer: Trainer, dataset: Any, prefix: str) -> dict[str, float]:
     trainer.log_metrics(prefix, metrics)
     trainer.save_metrics(prefix, metrics)
     return metrics
+
+
+def save_summary(scores: Mapping[int, Mapping[str, float]], args: TrainingArguments) -> None:
+    """
+    Write what several seeds scored into `all_results.json` of the output folder, and print it as a table.
+
+    Args:
+        scores (`Mapping[int, Mapping[str, float]]`): the scores of each seed by name.
+        args (`TrainingArguments`): names the folder; only the main process writes.
+
+    For every score there are its mean under its own name, `<name>_std`, `<name>_interval` (95%, Student) and
+    `<name>_by_seed`.
+    """
+    timings = ("_runtime", "_per_second", "epoch")
+    names = [name for name in next(iter(scores.values())) if not name.endswith(timings)]
+    summary: dict[str, Any] = {"seeds": list(scores)}
+    by_name = {name: {seed: own[name] for seed, own in scores.items()} for name in names}
+    for name, values in by_name.items():
+        result = summarise(values)
+        summary |= {name: result.mean, f"{name}_std": result.std, f"{name}_interval": result.interval}
+        summary[f"{name}_by_seed"] = list(values.values())
+    if not args.should_save:
+        return
+    logger.info(repeats_table(by_name).replace("| method |", "| score |"))
+    path = Path(str(args.output_dir)) / "all_results.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(summary, indent=4), encoding="utf-8")
+    os.replace(temporary, path)

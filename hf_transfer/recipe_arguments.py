@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -14,11 +15,15 @@ from transformers.trainer_utils import IntervalStrategy
 from hf_transfer.arguments import TransferArguments
 from hf_transfer.data.augmentation import AUGMENTATIONS, augmentation
 from hf_transfer.data.loading import TransferData, load_splits
+from hf_transfer.json_options import json_object
 from hf_transfer.metrics import METRICS
 from hf_transfer.models import load_model, new_model
 
 
-__all__ = ["DataArguments", "LoopArguments", "ModelArguments"]
+NEW_HEAD_LR = 3e-3
+"""Learning rate of a head that starts from random weights."""
+
+__all__ = ["NEW_HEAD_LR", "DataArguments", "LoopArguments", "ModelArguments"]
 
 
 @dataclass(repr=False)
@@ -29,7 +34,7 @@ class LoopArguments(TransferArguments):
     num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the training rows."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows of a batch on each device."})
     head_lr: float | None = field(
-        default=3e-3,
+        default=NEW_HEAD_LR,
         metadata={"help": "Learning rate of the head, which is mostly new; the rest has --learning_rate."},
     )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: no, steps or epoch."})
@@ -50,6 +55,13 @@ class LoopArguments(TransferArguments):
         super().__post_init__()
         # Pinning speeds up copies to an accelerator; without one, torch warns at every epoch.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+
+    def at_seed(self, seed: int) -> LoopArguments:
+        """The same with another seed and a folder for it."""
+        other = copy.copy(self)
+        other.seed = seed
+        other.output_dir = str(Path(str(self.output_dir)) / f"seed_{seed}")
+        return other
 
     def check_metric(self, task: str) -> None:
         """Refuse to choose the best checkpoint by a metric that no evaluation reports."""
@@ -92,7 +104,12 @@ class ModelArguments:
 
     def __post_init__(self):
         if isinstance(self.config_overrides, str):
-            self.config_overrides = _parsed(self.config_overrides)
+            self.config_overrides = json_object(
+                "config_overrides",
+                self.config_overrides,
+                cost="the model would be another one",
+                example='{"hidden_size": 64}',
+            )
 
     def load(self, data: TransferData) -> tuple[nn.Module, Any]:
         """The model, with a head for the classes of `data`, and its processor."""
@@ -112,16 +129,6 @@ class ModelArguments:
         return load_model(
             self.model_name_or_path, data, revision=self.model_revision, trust_remote_code=self.trust_remote_code
         )
-
-
-def _parsed(overrides: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(overrides))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"`--config_overrides {overrides}` is no JSON object ({error}): the model would be another one. Write it "
-            """as '{"hidden_size": 64}', with double quotes inside and single quotes around."""
-        ) from error
 
 
 @dataclass
@@ -146,7 +153,8 @@ class DataArguments:
     augmentation: str = field(
         default="none",
         metadata={
-            "help": "Of training images: light moves and turns a little, strong also crops, mirrors and recolours.",
+            "help": "Of training images: light moves and turns a little, strong also crops, mirrors and recolours, "
+            "randaugment draws two changes of many for each image.",
             "choices": list(AUGMENTATIONS),
         },
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from typing_extensions import Unpack
@@ -16,11 +16,20 @@ from typing_extensions import Unpack
 from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.arguments import TransferArguments
 from hf_transfer.attach import Attachment, attach
+from hf_transfer.callbacks import overrides
 from hf_transfer.callbacks.freezer import release
 from hf_transfer.callbacks.progress import TrackProgress
 from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
-from hf_transfer.checkpoint import check_checkpoint, load_objectives, load_renamed_weights, save_objectives
+from hf_transfer.checkpoint import (
+    check_checkpoint,
+    load_objectives,
+    load_renamed_weights,
+    load_statistics,
+    save_objectives,
+    save_statistics,
+)
 from hf_transfer.data.sampling import SetSamplerEpoch, domain_sampler
+from hf_transfer.lr_schedules import check_phases
 from hf_transfer.objective import Objective, Objectives
 from hf_transfer.optim import learning_rates, split_groups
 
@@ -84,7 +93,8 @@ class TransferTrainer(Trainer):
         if args.label_smoothing_factor:
             raise ValueError(
                 f"`label_smoothing_factor={args.label_smoothing_factor}` with objectives: the Trainer then computes "
-                "the loss outside the model and drops every term inside it. Leave it at 0.0."
+                "the loss outside the model and drops every term inside it. Leave it at 0.0 and add "
+                f"`LabelSmoothing(smoothing={args.label_smoothing_factor})` to the objectives."
             )
         if compute_loss_func is not None:
             raise ValueError(
@@ -116,16 +126,45 @@ class TransferTrainer(Trainer):
         """Train; whatever ends the run, no parameter is left frozen by a schedule."""
         if isinstance(resume_from_checkpoint, str):
             check_checkpoint(Path(resume_from_checkpoint))
+        if self.model_init is None:
+            self._fit_objectives()
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             release(cast(nn.Module, self.model))
+            overrides.release(cast(nn.Module, self.model))
 
     def call_model_init(self, trial: optuna.Trial | dict[str, Any] | None = None) -> nn.Module:
         """A fresh model, with the objectives built anew for it."""
         model = super().call_model_init(trial)
         self._attach(model)
+        if getattr(self, "train_dataset", None) is not None:  # not yet when the Trainer is being built
+            self._fit_objectives()
         return model
+
+    def _fit_objectives(self) -> None:
+        """Let the objectives that learn from the training data do so; a resumed run loads their state over it."""
+        learners = [objective for objective in self.objectives.by_name.values() if objective.learns_from_data]
+        if not learners:
+            return
+        assert self.attachment is not None
+        with torch.random.fork_rng():  # the order of the batches does not depend on what was fitted
+            for objective in learners:
+                objective.fit(self.attachment.model, self._plain_batches())
+
+    def _plain_batches(self) -> DataLoader:
+        """The training set in its order, whole on every rank."""
+        dataset: Any = self.train_dataset
+        if not hasattr(dataset, "__len__"):
+            raise ValueError(
+                f"{type(dataset).__name__} is a stream, and an objective must see all of the training data before the "
+                "first step: a stream has no end to wait for. Give a data set of rows, or call `fit` of the objective "
+                "yourself on a sample and set its `learns_from_data` to False."
+            )
+        collate = self.data_collator
+        if self.args.remove_unused_columns:
+            collate = self._get_collator_with_removed_columns(collate, description="objectives")
+        return DataLoader(dataset, batch_size=self.args.per_device_train_batch_size, collate_fn=collate)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -147,6 +186,18 @@ class TransferTrainer(Trainer):
             split_groups(optimizer, model.named_parameters(), rates)
         return optimizer
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The stock scheduler, or the curve that `TransferArguments.lr_schedule` names."""
+        layout = self.args.lr_layout if isinstance(self.args, TransferArguments) else None
+        if layout is not None and self.lr_scheduler is None:
+            check_phases(layout, self.callback_handler.callbacks)
+            scaled = cast(torch.optim.Optimizer, self.optimizer if optimizer is None else optimizer)
+            self.lr_scheduler = layout(scaled, num_training_steps)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def _anatomy(self, model: nn.Module) -> Anatomy:
         return self.attachment.anatomy if self.attachment is not None else anatomy(model)
 
@@ -166,15 +217,20 @@ class TransferTrainer(Trainer):
         in_checkpoint = _internal_call and self.args.should_save and not self.is_fsdp_enabled
         if in_checkpoint and output_dir is not None:
             save_objectives(self.objectives, Path(output_dir))
+            save_statistics(cast(nn.Module, self.model), Path(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if not self.is_fsdp_enabled:
-            load_renamed_weights(cast(nn.Module, self.model if model is None else model), Path(resume_from_checkpoint))
-            load_objectives(self.objectives, Path(resume_from_checkpoint))
+            self._load_beside(cast(nn.Module, self.model if model is None else model), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if not self.is_fsdp_enabled and self.state.best_model_checkpoint is not None:
-            load_renamed_weights(cast(nn.Module, self.model), Path(self.state.best_model_checkpoint))
-            load_objectives(self.objectives, Path(self.state.best_model_checkpoint))
+            self._load_beside(cast(nn.Module, self.model), Path(self.state.best_model_checkpoint))
+
+    def _load_beside(self, model: nn.Module, folder: Path) -> None:
+        """What the stock `Trainer` leaves out of a checkpoint."""
+        load_renamed_weights(model, folder)
+        load_statistics(model, folder)
+        load_objectives(self.objectives, folder)

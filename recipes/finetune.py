@@ -3,131 +3,93 @@ Fine-tune an image, text or token classifier of transformers on little data.
 
     accelerate launch recipes/finetune.py
     accelerate launch recipes/finetune.py --model_name_or_path google/vit-base-patch16-224 --dataset_name beans \
-        --freeze gradual --layer_decay 0.75 --head_lr 1e-3 --l2sp 0.01 --output_dir my-model
+        --samples_per_class 20 --probe_first --l2sp 0.01 --seeds 5 --output_dir my-model
 
 Without arguments it takes those of finetune.yaml: embedded data, no network. The folder it leaves opens with
-`AutoModelFor...from_pretrained` and `pipeline()`; the scores are in its all_results.json.
+`AutoModelFor...from_pretrained` and `pipeline()`; the scores are in its all_results.json. With --seeds there is such a
+folder for each seed, and mean, standard deviation and 95% interval in the all_results.json above them.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
-
-from hf_transfer import L2SP, FreezeBackbone, GradualUnfreezing, TransferTrainer, UnfreezingSchedule
-from hf_transfer.data.preparation import collator_for, prepare
-from hf_transfer.metrics import compute_metrics_for
-from hf_transfer.recipe import parse, prepare_run, score
+from hf_transfer.fine_tuning import FineTuning, find_settings
+from hf_transfer.method_arguments import MethodArguments
+from hf_transfer.recipe import parse, prepare_run, save_summary
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 
 
 @dataclass
 class FineTuningArguments:
-    """How to fine-tune."""
+    """Which data, and how often."""
 
     dataset_name: str = field(metadata={"help": "Hub id, folder or file of the data; embedded:digits for a try."})
-    freeze: str = field(
+    seeds: int = field(
+        default=1,
+        metadata={"help": "Repeat with this many seeds from --seed on, each with rows and a head of its own."},
+    )
+    soup: str = field(
         default="none",
         metadata={
-            "help": "none trains everything, backbone the head only, gradual from the head down in --stages.",
-            "choices": ["none", "backbone", "gradual"],
+            "help": "With --seeds: average the models of all seeds (uniform), or of those that help on the validation "
+            "rows (greedy). All seeds then share rows and start, and differ in order and dropout.",
+            "choices": ["none", "uniform", "greedy"],
         },
     )
-    stages: int = field(default=4, metadata={"help": "Stages of --freeze gradual."})
-    schedule: str | None = field(
-        default=None,
-        metadata={
-            "help": "Instead of --freeze: a YAML of phases, as `python -m hf_transfer schedule MODEL` writes it."
-        },
-    )
-    l2sp: float = field(default=0.0, metadata={"help": "Weight of the pull to the pretrained weights (L2-SP)."})
-    early_stopping_patience: int = field(
-        default=0, metadata={"help": "Stop after this many evaluations without a better one; 0 never stops early."}
+    lr_find: bool = field(default=False, metadata={"help": "Set --learning_rate by a range test, and plot it."})
+    search: int = field(
+        default=0,
+        metadata={"help": "First search this many settings with Optuna for the one that validates best; 0 is none."},
     )
 
     def __post_init__(self):
-        if self.schedule is not None and self.freeze != "none":
+        if self.seeds < 1:
+            raise ValueError(f"`--seeds {self.seeds}` trains nothing. Give 1 or more.")
+        if self.soup != "none" and self.seeds < 2:
             raise ValueError(
-                f"`--schedule {self.schedule}` with `--freeze {self.freeze}`: two plans of what trains when, of which "
-                "one would be ignored. Pass one of them."
-            )
-        if self.schedule is not None and not Path(self.schedule).is_file():
-            raise FileNotFoundError(
-                f"`--schedule {self.schedule}`: there is no such file, and nothing would be frozen. Write one with "
-                "`python -m hf_transfer schedule MODEL --out schedule.yaml`."
+                f"`--soup {self.soup}` with `--seeds {self.seeds}`: there is one model, and nothing to average. Give "
+                "2 seeds or more."
             )
 
-    def check(self, model_args: ModelArguments, args: LoopArguments) -> None:
-        """Refuse what cannot work together."""
-        if self.l2sp and model_args.model_type is not None:
-            raise ValueError(
-                f"`--l2sp {self.l2sp}` with `--model_type {model_args.model_type}`: it would hold the model to random "
-                "weights. Pass a pretrained model with `--model_name_or_path`, or leave `--l2sp` out."
-            )
-        if self.early_stopping_patience and not args.load_best_model_at_end:
-            raise ValueError(
-                f"`--early_stopping_patience {self.early_stopping_patience}` without a validation whose best "
-                "checkpoint is kept: nothing tells when to stop. Name a split with `--eval_split` or hold rows out "
-                "with `--validation_fraction 0.1`, and leave `--eval_strategy` and `--save_strategy` the same; or "
-                "pass 0."
-            )
-
-    def callbacks(self) -> list[TrainerCallback]:
-        """The freezing schedule and early stopping."""
-        freezing = {
-            "none": lambda: None,
-            "backbone": FreezeBackbone,
-            "gradual": lambda: GradualUnfreezing(stages=self.stages),
-        }
-        chosen = UnfreezingSchedule(self.schedule) if self.schedule else freezing[self.freeze]()
-        stopping = EarlyStoppingCallback(self.early_stopping_patience) if self.early_stopping_patience else None
-        return [callback for callback in (chosen, stopping) if callback is not None]
+    def check(self, args: LoopArguments) -> None:
+        """Refuse what several runs cannot share."""
+        for option in ("push_to_hub", "resume_from_checkpoint"):
+            if self.seeds > 1 and getattr(args, option):
+                raise ValueError(
+                    f"`--{option}` with `--seeds {self.seeds}`: there is a model for each seed, and it is not said "
+                    "which is meant. Run the one seed alone, with `--seed` and its folder as `--output_dir`."
+                )
 
 
 def main() -> None:
-    """Load, train, score, save."""
-    recipe, model_args, data_args, args = parse(
-        __file__, FineTuningArguments, ModelArguments, DataArguments, LoopArguments
+    """Load, train, score, save; as often as there are seeds."""
+    recipe, methods, model_args, data_args, args = parse(
+        __file__, FineTuningArguments, MethodArguments, ModelArguments, DataArguments, LoopArguments
     )
     prepare_run(args)
-    set_seed(args.seed)
-
-    with args.main_process_first(desc="loading data"):
-        data = data_args.load(recipe.dataset_name, args.seed)
-        model, processor = model_args.load(data)
-        augment = data_args.augment(data, processor)
-        train = prepare(data.train, processor, max_length=data_args.max_length, augment=augment)
-        splits = {"eval": data.eval, "test": data.test}
-        splits = {
-            name: prepare(split, processor, max_length=data_args.max_length)
-            for name, split in splits.items()
-            if split is not None
-        }
-
-    if data.eval is None:
-        args.without_validation()
-    args.check_metric(data.task)
-    recipe.check(model_args, args)
-    trainer = TransferTrainer(
-        model,
-        args,
-        train_dataset=train,
-        eval_dataset=splits.get("eval"),
-        processing_class=processor,
-        data_collator=collator_for(processor, tokens=data.task == "token-classification"),
-        compute_metrics=compute_metrics_for(data.task, data.label_names),
-        objectives=[L2SP(weight=recipe.l2sp)] if recipe.l2sp else [],
-        callbacks=recipe.callbacks(),
-    )
-    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
-    trainer.remove_callback(EarlyStoppingCallback)  # it would look for its metric in the final scores
-    for name, split in splits.items():
-        score(trainer, split, name)
-    trainer.save_model()
-    if args.push_to_hub:
-        trainer.push_to_hub(tasks=data.task)
+    recipe.check(args)
+    if recipe.search:
+        find_settings(recipe.dataset_name, methods, model_args, data_args, args, trials=recipe.search)
+    folders: list[str] = []
+    scores: dict[int, dict[str, float]] = {}
+    run = None
+    for seed in range(args.seed, args.seed + recipe.seeds):
+        run = FineTuning(
+            recipe.dataset_name,
+            methods,
+            model_args,
+            data_args,
+            args if recipe.seeds == 1 else args.at_seed(seed),
+            data_seed=args.seed if recipe.soup != "none" else None,
+            validate=recipe.soup == "greedy",
+        )
+        scores[seed] = run.run(find_rate=recipe.lr_find)
+        folders.append(str(run.args.output_dir))
+    if run is not None and recipe.soup != "none":
+        run.soup(folders, recipe.soup, f"{args.output_dir}/soup")
+    if recipe.seeds > 1:
+        save_summary(scores, args)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,15 @@ from torch import nn
 from transformers import AutoModelForImageClassification, Trainer
 
 from hf_transfer import L2SP, DomainAdversarial, Objective, TransferTrainer, attach
-from hf_transfer.checkpoint import OBJECTIVES_NAME, load_objectives, load_renamed_weights, save_objectives
+from hf_transfer.checkpoint import (
+    OBJECTIVES_NAME,
+    STATISTICS_NAME,
+    load_objectives,
+    load_renamed_weights,
+    load_statistics,
+    save_objectives,
+    save_statistics,
+)
 from hf_transfer.objective import Objectives
 from tests import models
 from tests.test_trainer import arguments, labelled, weights
@@ -201,3 +209,26 @@ def test_the_best_vit_comes_back_whole(tmp_path):
     assert all(
         torch.equal(value, weights(best)[key]) for key, value in weights(cast(nn.Module, trainer.model)).items()
     )
+
+
+def test_statistics_of_a_model_under_adapters_come_back(tmp_path):
+    first, second = (models.lora(models.tiny_resnet(), ["convolution"], "classifier.1") for _ in range(2))
+    first.train()(pixel_values=torch.randn(4, 3, 16, 16))
+    save_statistics(first, tmp_path)
+    load_statistics(second, tmp_path)
+    before, after = dict(first.named_buffers()), dict(second.named_buffers())
+    moved = [name for name in before if name.endswith("running_mean")]
+    assert moved and all(before[name].any() for name in moved)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("make", [models.tiny_resnet, lambda: models.lora(models.tiny_bert(), ["query"])])
+def test_statistics_are_no_file_where_there_are_none_or_the_checkpoint_has_them(tmp_path, make):
+    save_statistics(make(), tmp_path)
+    assert not (tmp_path / STATISTICS_NAME).exists()
+    load_statistics(make(), tmp_path)
+
+
+def test_a_checkpoint_of_adapters_without_statistics_is_taken(tmp_path):
+    model = models.lora(models.tiny_resnet(), ["convolution"], "classifier.1")
+    load_statistics(model, tmp_path)

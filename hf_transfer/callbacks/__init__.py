@@ -5,9 +5,23 @@ from __future__ import annotations
 from hf_transfer.callbacks.batch_norm import FreezeBatchNorm
 from hf_transfer.callbacks.freezing import FreezeBackbone
 from hf_transfer.callbacks.gradual import GradualUnfreezing
+from hf_transfer.callbacks.mixout import Mixout
 from hf_transfer.callbacks.phases import Phase, Plateau
 from hf_transfer.callbacks.progress import TrackProgress
+from hf_transfer.callbacks.stochastic_normalization import StochNorm
 from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
+from hf_transfer.callbacks.weight_average import ExponentialMovingAverage
 
 
-__all__ = ["FreezeBackbone", "FreezeBatchNorm", "GradualUnfreezing", "Phase", "Plateau", "TrackProgress", "UnfreezingSchedule"]
+__all__ = [
+    "ExponentialMovingAverage",
+    "FreezeBackbone",
+    "FreezeBatchNorm",
+    "GradualUnfreezing",
+    "Mixout",
+    "Phase",
+    "Plateau",
+    "StochNorm",
+    "TrackProgress",
+    "UnfreezingSchedule",
+]

@@ -105,7 +105,7 @@ class ScheduledRun:
         """Table of what trains in which phase, at which learning rate before the scheduler's factor."""
         default = self.optimizer.defaults.get("lr", 0.0)
         held = {
-            id(parameter): group.get("initial_lr", group["lr"])
+            id(parameter): group.get("max_lr", group.get("initial_lr", group["lr"]))  # one-cycle starts below its peak
             for group in self.optimizer.param_groups
             for parameter in group["params"]
         }

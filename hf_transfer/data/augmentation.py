@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import BaseImageProcessor
 
 
-AUGMENTATIONS = ("none", "light", "strong")
+AUGMENTATIONS = ("none", "light", "strong", "randaugment")
 
 __all__ = ["AUGMENTATIONS", "augmentation"]
 
@@ -22,7 +22,9 @@ def augmentation(name: str, processor: BaseImageProcessor) -> Callable[[Tensor],
     Args:
         name (`str`):
             `"none"`; `"light"` (shifts, scale and rotation by a few percent: safe for digits and documents);
-            `"strong"` (random crops, horizontal flips, brightness, contrast and colour: for photographs).
+            `"strong"` (random crops, horizontal flips, brightness, contrast and colour: for photographs);
+            `"randaugment"` (RandAugment, https://huggingface.co/papers/1909.13719: flips, and two changes of geometry
+            or colour drawn for each image).
         processor (`BaseImageProcessor`):
             Tells how pixels are normalised, which colour changes must undo and redo.
 
@@ -43,6 +45,8 @@ def augmentation(name: str, processor: BaseImageProcessor) -> Callable[[Tensor],
             "Augmentation is done by kornia, which is not installed. "
             'Run `pip install "hf-transfer-learning[vision]"`, or pass `--augmentation none`.'
         ) from error
+    if name == "randaugment":
+        return KorniaAugmentation([_RandAugment(), K.RandomHorizontalFlip()], processor)
     if name == "light":
         return KorniaAugmentation(
             [K.RandomAffine(degrees=10.0, translate=(0.08, 0.08), scale=(0.9, 1.1), p=0.9)], processor
@@ -59,6 +63,15 @@ class _RandomCrop:
         from kornia import augmentation as K
 
         return K.RandomResizedCrop((pixels.shape[-2], pixels.shape[-1]), scale=(0.4, 1.0))(pixels)
+
+
+class _RandAugment:
+    """Two changes at magnitude 10 of 30, drawn for each image: kornia draws them for the batch."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        from kornia.augmentation.auto import RandAugment
+
+        return torch.cat([RandAugment(n=2, m=10)(image.unsqueeze(0)) for image in pixels])
 
 
 class KorniaAugmentation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from datasets import Dataset
@@ -68,6 +68,18 @@ class TransferData:
     def label2id(self) -> dict[str, int]:
         """Class numbers by name, for the model's config."""
         return {name: number for number, name in enumerate(self.label_names)}
+
+    def with_validation(self, fraction: float, *, seed: int) -> TransferData:
+        """
+        The same with that share of the training rows held out as the validation split, by class.
+
+        Raises:
+            ValueError: if the fraction is not between 0 and 1, or a class has one row only.
+        """
+        single = bool(self.label_names) and self.task != "token-classification"
+        strata = _class_numbers(self.train) if single else np.zeros(len(self.train), dtype=np.int64)
+        kept, held_out = stratified_split(strata, fraction, seed=seed, names=self.label_names)
+        return replace(self, train=self.train.select(kept), eval=self.train.select(held_out))
 
 
 def load_splits(
@@ -158,7 +170,8 @@ def load_splits(
     if validation_fraction is not None and "eval" not in parts:
         # rows are not chosen by labels that need not be there: those of a target would say which to train on
         strata = _strata(parts["train"], labels if require_labels else None)
-        kept, held_out = stratified_split(strata, validation_fraction, seed=seed)
+        names = () if labels is None else labels.names
+        kept, held_out = stratified_split(strata, validation_fraction, seed=seed, names=names)
         parts["train"], parts["eval"] = parts["train"].select(kept), parts["train"].select(held_out)
     parts["train"] = _subset(parts["train"], labels, samples_per_class, max_samples, seed)
     for role in ("eval", "test"):
@@ -234,4 +247,8 @@ def _strata(split: Dataset, labels: NamedLabels | None) -> np.ndarray:
     """One class number per row; all zero where rows have no single class."""
     if labels is None or not labels.names or labels.nested:
         return np.zeros(len(split), dtype=np.int64)
+    return _class_numbers(split)
+
+
+def _class_numbers(split: Dataset) -> np.ndarray:
     return split.select_columns(["label"]).with_format("numpy")[:]["label"]

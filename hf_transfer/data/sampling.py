@@ -144,7 +144,9 @@ class SetSamplerEpoch(TrainerCallback):
         """Called before the batches are skipped; the sampler is the same object before and after."""
         sampler = kwargs.get("train_dataloader")
         while sampler is not None and not isinstance(sampler, AlternatingSampler):
-            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+            inner = getattr(sampler, "batch_sampler", None)
+            # not by its truth value: the batch sampler of a stream has a length that raises
+            sampler = getattr(sampler, "sampler", None) if inner is None else inner
         if sampler is not None:
             sampler.set_epoch(int(state.epoch or 0))
 

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hf_transfer.data.columns import listed
 
-def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+
+def stratified_split(
+    labels: np.ndarray, fraction: float, *, seed: int, names: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """
-    Row numbers of a training and a validation part; every class gives the same fraction to the second.
-
-    A class of at least two rows gives at least one and keeps at least one; a single row stays in training.
+    Row numbers of a training and a validation part; every class gives the same fraction to the second, at least one
+    row, and keeps at least one.
 
     Args:
         labels (`np.ndarray`):
@@ -20,9 +23,11 @@ def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple
             Share of the rows for validation, between 0 and 1.
         seed (`int`):
             Seed of the choice.
+        names (`Sequence[str]`, *optional*):
+            Names of the classes, for the error.
 
     Raises:
-        ValueError: if the fraction is not between 0 and 1, or leaves no row for validation.
+        ValueError: if the fraction is not between 0 and 1, or a class has one row only, which cannot be in both parts.
 
     Example:
         >>> train, held_out = stratified_split(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
@@ -34,17 +39,20 @@ def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple
             f"validation_fraction={fraction} is not between 0 and 1; it is the share of the training rows that is "
             "held out. Pass for instance 0.1."
         )
+    numbers, counts = np.unique(labels, return_counts=True)
+    single = [names[number] if number < len(names) else str(number) for number in numbers[counts < 2]]
+    if single:
+        raise ValueError(
+            f"validation_fraction={fraction}: {len(single)} of {len(numbers)} classes have one row only "
+            f"({listed(single[:5])}), which cannot both be trained on and validate. A validation without a class says "
+            "nothing of it. Add rows, drop these classes, or pass `eval_split`."
+        )
     random = np.random.default_rng(seed)
     held_out = []
-    for number in np.unique(labels):
+    for number in numbers:
         rows = random.permutation(np.flatnonzero(labels == number))
         held_out.append(rows[: min(max(round(fraction * len(rows)), 1), len(rows) - 1)])
     chosen = np.sort(np.concatenate(held_out))
-    if chosen.size == 0:
-        raise ValueError(
-            f"validation_fraction={fraction} of {len(labels)} rows leaves none for validation, because every class "
-            "has one row only. Use more rows, or pass `eval_split`."
-        )
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 
 

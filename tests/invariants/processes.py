@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+
+from tests.invariants.methods import REFUSED
 
 
 ROOT = Path(__file__).parents[2]
@@ -41,3 +45,27 @@ def assert_identical(first: dict, second: dict) -> None:
     assert first and first.keys() == second.keys()
     different = [key for key in first if not torch.equal(first[key], second[key])]
     assert not different, different
+
+
+def outcomes_of(out: Path, modality: str, tuning: str, *, ranks: int) -> dict[str, dict[str, Any]]:
+    """What became of every method of `tests.invariants.methods` in a process for the whole group."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    options = ["--out", str(out), "--modality", modality, "--tuning", tuning]
+    command = [sys.executable, *launcher, "-m", "tests.invariants.methods", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(done.stdout[-2000:] + done.stderr[-6000:])
+    return json.loads((out / "outcomes.json").read_text())
+
+
+def check_outcome(method: str, modality: str, tuning: str, outcomes: dict[str, dict[str, Any]]) -> None:
+    """The method trained, and the resumed run is the straight one; or it was refused for the known reason."""
+    outcome = outcomes[method]
+    reason = REFUSED.get((method, modality, tuning)) or REFUSED.get((method, modality, "any"))
+    if reason is not None:
+        assert re.search(reason, outcome.get("error", "")), outcome
+        return
+    assert "error" not in outcome, outcome["error"]
+    assert outcome["finite"] and outcome["moved"]
+    assert outcome["same"], outcome["different"]

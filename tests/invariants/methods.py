@@ -1,0 +1,210 @@
+"""
+Every method in one process: trained, interrupted and resumed; `python -m tests.invariants.methods --out DIR ...`.
+
+Rank 0 writes DIR/outcomes.json: for each method `same` (resumed run = straight run, bit for bit), `finite` and
+`moved`, or the `error`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from hf_transfer import TransferArguments, TransferTrainer
+from hf_transfer.method_arguments import MethodArguments
+from hf_transfer.recipe_arguments import LoopArguments, ModelArguments
+from hf_transfer.weights import snapshot, wise_ft
+from tests import models
+from tests.invariants.run import rows
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "freeze backbone": {"freeze": "backbone"},
+    "freeze gradual": {"freeze": "gradual", "stages": 2},
+    "freeze_batch_norm": {"freeze_batch_norm": True},
+    "probe_first": {"probe_first": True},
+    "transfer_from": {"transfer_from": "source", "transfer_blocks": 1},
+    "reinitialize_blocks": {"reinitialize_blocks": 1},
+    "l2sp": {"l2sp": 0.1},
+    "delta": {"delta": 0.1},
+    "bss": {"bss": 0.01},
+    "lwf": {"lwf": 1.0},
+    "co_tuning": {"co_tuning": 1.0},
+    "bi_tuning": {"bi_tuning": 1.0},
+    "supervised_contrastive": {"supervised_contrastive": 1.0},
+    "r_drop": {"r_drop": 1.0},
+    "label_smoothing": {"label_smoothing": 0.1},
+    "focal_gamma": {"focal_gamma": 2.0},
+    "class_balanced": {"class_balanced": 0.9},
+    "mixup": {"mixup": 0.2},
+    "cutmix": {"cutmix": 1.0},
+    "mixout": {"mixout": 0.5},
+    "stoch_norm": {"stoch_norm": 0.5},
+    "ema": {"ema": 0.9},
+    "wise_ft": {"wise_ft": True},
+    "layer_decay": {"args": {"layer_decay": 0.8}},
+    "slanted_triangular": {"args": {"lr_schedule": "slanted_triangular"}},
+    "one_cycle": {"args": {"lr_schedule": "one_cycle"}},
+    "many": {
+        "l2sp": 0.1,
+        "delta": 0.1,
+        "supervised_contrastive": 0.1,
+        "label_smoothing": 0.1,
+        "ema": 0.9,
+        "bss": 0.01,
+    },
+}
+REFUSED = {
+    ("freeze_batch_norm", "text", "any"): "no layer with running statistics",
+    ("stoch_norm", "text", "any"): "BatchNorm",
+    ("mixup", "text", "any"): "pixel_values",
+    ("cutmix", "text", "any"): "pixel_values",
+}
+"""Methods that a modality or a way of tuning cannot have, by what the error says."""
+
+STEPS, SAVED = 6, 4
+
+
+class Interrupt(TrainerCallback):
+    """Ends a run without any cleanup of the Trainer, in the middle of a step."""
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == SAVED:
+            raise KeyboardInterrupt
+
+
+def make_model(options: argparse.Namespace) -> Any:
+    set_seed(0)
+    model = models.tiny_bert() if options.modality == "text" else models.tiny_resnet()
+    if options.tuning == "full":
+        return model
+    if options.modality == "text":
+        return models.lora(model, ["query", "value"], "classifier")
+    return models.lora(model, ["convolution"], "classifier.1")
+
+
+def source_of(options: argparse.Namespace) -> str:
+    """A pretrained model with a head for five classes of its own."""
+    folder = options.out / f"source-{options.rank}"
+    if not folder.exists():
+        set_seed(1)
+        make = models.tiny_bert if options.modality == "text" else models.tiny_resnet
+        make(num_labels=5).save_pretrained(folder)
+    return str(folder)
+
+
+def trainer_for(name: str, options: argparse.Namespace, folder: Path, *callbacks: TrainerCallback) -> TransferTrainer:
+    settings = dict(METHODS[name])
+    extra = settings.pop("args", {})
+    source = source_of(options)
+    if "transfer_from" in settings:
+        settings["transfer_from"] = source
+    methods = MethodArguments(**settings)
+    model_args = ModelArguments(model_name_or_path=source)
+    args = TransferArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_steps=STEPS,
+        learning_rate=0.01,
+        save_steps=SAVED,
+        save_strategy="steps",
+        logging_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        ddp_backend="gloo" if options.ranks > 1 else None,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        seed=3,
+        **extra,
+    )
+    image = options.modality == "vision"
+    data = rows(24, 0, True, image)
+    model = make_model(options)
+    batches = [{key: torch.tensor(value) for key, value in data[:12].items()}]
+    methods.initialise(model, lambda: batches, replace_loop(folder))
+    return TransferTrainer(
+        model,
+        args,
+        train_dataset=data,
+        objectives=methods.objectives(model_args),
+        callbacks=[*methods.callbacks(), *callbacks],
+    )
+
+
+def replace_loop(folder: Path) -> LoopArguments:
+    return LoopArguments(output_dir=str(folder), use_cpu=True)
+
+
+def finish(name: str, trainer: TransferTrainer, start: Any) -> None:
+    if METHODS[name].get("wise_ft"):
+        batch = {key: x for key, x in models.batch_for(trainer.model).items() if key != "domain"}
+
+        def evaluate() -> float:
+            with torch.no_grad():
+                return -trainer.model.eval()(**batch).loss.item()
+
+        wise_ft(trainer.model, start, evaluate, alphas=(0.0, 0.5, 1.0))
+
+
+def state_of(trainer: TransferTrainer) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in trainer.model.state_dict().items()}
+
+
+def outcome(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    folder = options.out / name.replace(" ", "_")
+    straight = trainer_for(name, options, folder / "straight")
+    start = snapshot(straight.model)
+    straight.train()
+    finish(name, straight, start)
+    interrupted = trainer_for(name, options, folder / "resumed", Interrupt())
+    try:
+        interrupted.train()
+        return {"error": "the run was not interrupted"}
+    except KeyboardInterrupt:
+        pass
+    resumed = trainer_for(name, options, folder / "resumed")
+    start = snapshot(resumed.model)
+    resumed.train(resume_from_checkpoint=True)
+    finish(name, resumed, start)
+    first, second = state_of(straight), state_of(resumed)
+    different = [key for key in first if key not in second or not torch.equal(first[key], second[key])]
+    moved = any(not torch.equal(first[key], value) for key, value in start.tensors.items() if key in first)
+    finite = all(value.isfinite().all() for value in first.values() if value.is_floating_point())
+    return {
+        "same": not different and len(first) == len(second),
+        "different": different[:5],
+        "finite": bool(finite),
+        "moved": moved,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--modality", choices=["text", "vision"], default="text")
+    parser.add_argument("--tuning", choices=["full", "lora"], default="full")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    options = parser.parse_args()
+    options.ranks = int(os.environ.get("WORLD_SIZE", 1))
+    options.rank = int(os.environ.get("RANK", 0))
+    torch.set_num_threads(1)
+    outcomes = {}
+    for name in options.methods:
+        try:
+            outcomes[name] = outcome(name, options)
+        except (ValueError, TypeError, RuntimeError) as error:
+            outcomes[name] = {"error": f"{type(error).__name__}: {error}"}
+    if options.rank == 0:
+        (options.out / "outcomes.json").write_text(json.dumps(outcomes, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Every method, for text and images, full and under LoRA, on two ranks: it trains, and resumes bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.invariants.methods import METHODS
+from tests.invariants.processes import check_outcome, outcomes_of
+
+
+pytestmark = pytest.mark.slow
+GROUPS = [(modality, tuning) for modality in ("text", "vision") for tuning in ("full", "lora")]
+
+
+@pytest.fixture(scope="module", params=GROUPS, ids="-".join)
+def group(request, tmp_path_factory):
+    modality, tuning = request.param
+    return modality, tuning, outcomes_of(tmp_path_factory.mktemp("methods"), modality, tuning, ranks=2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_trains_and_resumes_or_says_why_not(group, method):
+    check_outcome(method, *group)
