@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 import hf_transfer
 from hf_transfer import callbacks, objectives
+from hf_transfer.method_arguments import MethodArguments
+from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 from tests.models import tiny_bert
 from tests.objectives.cases import CASES
 
@@ -35,12 +38,27 @@ def test_what_the_readme_says_is_printed_is_printed():
     assert str(hf_transfer.objective.Objectives(chosen)) == claimed
 
 
-@pytest.mark.parametrize("name", [*objectives.__all__, "FreezeBackbone", "GradualUnfreezing", "UnfreezingSchedule"])
+PLUMBING = {"Phase", "Plateau", "TrackProgress", "WeightSnapshot", "TransferEntry", "TransferReport"}
+METHODS = [*objectives.__all__, *(name for name in callbacks.__all__ if name not in PLUMBING)]
+METHODS += ["fit_head", "transfer_parameters", "reinitialize_blocks", "wise_ft", "uniform_soup", "greedy_soup"]
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_row_with_its_paper(name):
     (row,) = re.findall(rf"^\| `{name}` \|.*$", README, flags=re.MULTILINE)
     if name in objectives.__all__:
         address = re.search(r"https://\S+", CASES[name].make(tiny_bert()).paper).group()
         assert address in row
+
+
+def test_every_option_named_in_a_table_exists():
+    table = re.findall(
+        r"^\|.*\|$", README[README.index("## Methods") : README.index("## What we measured")], re.MULTILINE
+    )
+    options = {option for row in table for option in re.findall(r"--(\w+)", row)}
+    kinds = (MethodArguments, ModelArguments, DataArguments, LoopArguments)
+    known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    assert options and options - known == {"seeds", "soup", "search", "lr_find"}  # the recipe's own
 
 
 def test_every_recipe_is_named():

@@ -51,7 +51,7 @@ class BatchSpectralShrinkage(Objective):
         >>> BatchSpectralShrinkage()(TransferBatch(features=torch.diag(torch.tensor([3.0, 2.0, 0.5])))).item()
         0.25
 
-    Paper: Chen et al., "Batch Spectral Shrinkage for Safe Transfer Learning", NeurIPS 2019, https://papers.nips.cc/paper/2019/hash/c6bff625bdb0393992c9d4db0c6bbe45-Abstract.html
+    Paper: Chen et al., "Catastrophic Forgetting Meets Negative Transfer: Batch Spectral Shrinkage...", NeurIPS 2019, https://papers.nips.cc/paper/2019/hash/c6bff625bdb0393992c9d4db0c6bbe45-Abstract.html
     """
 
     def __init__(self, *, k: int = 1, weight: float | Schedule = 1e-3):
