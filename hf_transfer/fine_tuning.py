@@ -6,13 +6,16 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, Trainer, set_seed
 from transformers.utils import logging
 
+from hf_transfer.anatomy import anatomy
 from hf_transfer.data.loading import TransferData
 from hf_transfer.data.preparation import collator_for, prepare
 from hf_transfer.lr_find import lr_find
@@ -78,7 +81,10 @@ class FineTuning:
             data = data_args.load(dataset, seed)
             if data.eval is None and (validate or methods.needs_validation):
                 data = data.with_validation(HELD_OUT, seed=seed)
-                logger.info(f"{HELD_OUT:.0%} of the training rows are held out for validation.")
+                logger.info(
+                    f"{len(data.eval or ())} training rows ({HELD_OUT:.0%} of each class) are held out for validation; "
+                    f"{len(data.train)} are left."
+                )
             self.data: TransferData = data
             if data.eval is None:
                 args.without_validation()
@@ -86,7 +92,8 @@ class FineTuning:
             methods.check(model_args, args)
             self.model, self.processor = model_args.load(data)
             self.inputs = self._inputs(data, data_args)
-        methods.initialise(self.model, self.plain_batches, args)
+        methods.initialise(self.model, self.plain_batches, args, seed=seed)
+        self._trainer: TransferTrainer | None = None
         set_seed(args.seed)
 
     def _inputs(self, data: TransferData, data_args: DataArguments) -> Inputs:
@@ -122,20 +129,23 @@ class FineTuning:
         )
 
     def find_rate(self, trainer: TransferTrainer) -> None:
-        """Set the learning rates by a range test, in proportion, and plot it beside the model."""
+        """Set the learning rates by a range test, in proportion; leave its curve and them beside the model."""
         result = lr_find(trainer)
         settings = result.settings(self.args)
+        folder = Path(str(self.args.output_dir))
         if trainer.is_world_process_zero():
-            result.plot(f"{self.args.output_dir}/lr_find.png")
-            logger.info(f"Rates by the range test, see {self.args.output_dir}/lr_find.png: {settings}")
-        if not settings:
-            logger.warning("The loss fell at no rate of the range test: the rates stay as they are.")
+            result.plot(folder / "lr_find.png")
+            (folder / "lr_find.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        if settings:
+            logger.info(f"The range test ({folder / 'lr_find.png'}) sets {_told(settings)}")
+        else:
+            logger.warning(f"The loss fell at no rate of the range test ({folder / 'lr_find.png'}): the rates stay.")
         for name, value in settings.items():
             setattr(self.args, name, value)
 
     def run(self, *, find_rate: bool = False) -> dict[str, float]:
         """Train, choose the mixture of weights if asked to, score every split, save and push the model."""
-        trainer = self.trainer()
+        self._trainer = trainer = self.trainer()
         if find_rate:
             self.find_rate(trainer)
         start = snapshot(self.model) if self.methods.wise_ft else None
@@ -144,8 +154,14 @@ class FineTuning:
         trainer.save_metrics("train", result.metrics)
         trainer.remove_callback(EarlyStoppingCallback)  # it would look for its metric in the final scores
         if start is not None:
-            chosen = wise_ft(self.model, start, lambda: self.validate(trainer))
-            logger.info(f"WiSE-FT keeps {chosen.alpha:.0%} of the fine-tuning: {chosen.scores}")
+            chosen = wise_ft(
+                self.model, start, lambda: self.validate(trainer), greater_is_better=self.greater_is_better
+            )
+            tried = ", ".join(f"{alpha:.0%} {value:.4f}" for alpha, value in chosen.scores.items())
+            logger.info(
+                f"WiSE-FT mixes {chosen.alpha:.0%} of the fine-tuned weights with the start; validation {self.metric} "
+                f"of each share: {tried}"
+            )
         scores = self._finish(trainer)
         if self.args.push_to_hub:
             trainer.push_to_hub(tasks=self.data.task)
@@ -167,13 +183,21 @@ class FineTuning:
             kind (`str`): `uniform` for all, `greedy` for those that help on the validation rows.
             output_dir (`str`): where the soup is saved.
         """
-        trainer = self.trainer()
+        trainer = self._trainer or self.trainer()
         trainer.accelerator.wait_for_everyone()  # the main process writes the last member
         if kind == "greedy":
-            result = greedy_soup(self.model, folders, lambda: self.validate(trainer))
-            logger.info(f"The soup is of {len(result.members)} of {len(folders)} models: {result.members}")
+            result = greedy_soup(
+                self.model, folders, lambda: self.validate(trainer), greater_is_better=self.greater_is_better
+            )
+            members = [folders[number] for number in result.members]
+            alone = ", ".join(f"{value:.4f}" for value in result.scores)
+            logger.info(
+                f"The greedy soup takes {len(members)} of {len(folders)} models, validation {self.metric} "
+                f"{result.score:.4f} (each alone {alone}): {', '.join(members)}"
+            )
         else:
             transfer_parameters(self.model, uniform_soup(folders), head=True)
+            logger.info(f"The uniform soup is the mean of {len(folders)} models: {', '.join(folders)}")
         trainer.remove_callback(EarlyStoppingCallback)
         trainer.args.output_dir = output_dir
         return self._finish(trainer)
@@ -183,11 +207,12 @@ class FineTuning:
         """The metric that runs of the task are compared by."""
         return (self.args.metric_for_best_model or MAIN_METRIC[self.data.task]).removeprefix("eval_")
 
-    def validate(self, trainer: TransferTrainer) -> float:
-        """The score of a trainer's model as it is now on the validation split; more is better."""
+    def validate(self, trainer: Trainer) -> float:
+        """The `metric` of a trainer's model as it is now on the validation split."""
         trainer.args.dataloader_drop_last = False
-        value = trainer.evaluate(cast(Any, self.inputs.splits["eval"]))[f"eval_{self.metric}"]
-        return value if self.greater_is_better else -value
+        # not `evaluate`: that logs every score as if it were one of the training
+        scores = trainer.predict(cast(Any, self.inputs.splits["eval"]), metric_key_prefix="eval").metrics or {}
+        return scores[f"eval_{self.metric}"]
 
     @property
     def greater_is_better(self) -> bool:
@@ -214,12 +239,10 @@ def find_settings(
     """
     run = FineTuning(dataset, methods, model_args, data_args, copy.copy(args), validate=True)
     weighted = methods.weighted(model_args)
-    space = partial(
-        search_space,
-        weights={name: (weight / 10, weight * 10) for name, weight in weighted.values()},
-        **({} if methods.freeze == "none" and methods.schedule is None else {"stages": None}),
-    )
+    space = partial(search_space, weights={name: (weight / 10, weight * 10) for name, weight in weighted.values()})
+    space = partial(space, **_left_alone(run))
     trainer = run.trainer(model_init=lambda: copy.deepcopy(run.model))
+    logger.info(f"Searching {trials} settings, chosen by the validation {run.metric}.")
     result = search(
         trainer, trials, space=space, metric=run.metric, greater_is_better=run.greater_is_better, seed=args.seed
     )
@@ -230,5 +253,27 @@ def find_settings(
     result = replace(result, settings=settings)
     if trainer.is_world_process_zero():
         result.to_yaml(f"{args.output_dir}/best.yaml")
-        logger.info(f"Best of {trials} settings ({result.metric} {result.score:.4f}): {settings}")
+    logger.info(
+        f"The best of {trials} settings (validation {result.metric} {result.score:.4f}, kept in "
+        f"{args.output_dir}/best.yaml for --config): {_told(settings)}"
+    )
     return result
+
+
+def _left_alone(run: FineTuning) -> dict[str, Any]:
+    """The part of the search space that follows from what was asked for, and from the model."""
+    args, methods = run.args, run.methods
+    most = max(1, round(args.num_train_epochs))
+    planned = methods.freeze != "none" or methods.schedule is not None
+    blocks = len(anatomy(run.model).blocks)
+    return {
+        "num_train_epochs": None if args.max_steps > 0 else (max(1, most // 4), most),
+        "stages": None if planned else [stages for stages in (0, 1, 2, 4) if stages <= blocks + 1],
+        **({} if args.lr_schedule is None else {"lr_schedule": None}),
+    }
+
+
+def _told(settings: Mapping[str, Any]) -> str:
+    """Settings as they would stand on a command line."""
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in settings.items()}
+    return " ".join(f"--{name} {value}" for name, value in shown.items() if value is not None)

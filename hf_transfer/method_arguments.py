@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from hf_transfer import objectives as O
@@ -148,7 +149,7 @@ class MethodArguments:
         for option in ("l2sp", "delta", "mixout", "wise_ft", "probe_first"):
             if scratch and getattr(self, option):
                 raise ValueError(
-                    f"`--{option}` with `--model_type {model_args.model_type}`: it would hold the model to random "
+                    f"`{self._told(option)}` with `--model_type {model_args.model_type}`: it would hold the model to random "
                     f"weights. Pass a pretrained model with `--model_name_or_path`, or leave `--{option}` out."
                 )
         if (self.lwf or self.co_tuning) and self._source(model_args) is None:
@@ -171,6 +172,8 @@ class MethodArguments:
         model: nn.Module,
         batches: Callable[[], Iterable[Mapping[str, Any]]],
         args: LoopArguments,
+        *,
+        seed: int | None = None,
     ) -> None:
         """
         Change the weights that training starts from.
@@ -178,7 +181,8 @@ class MethodArguments:
         Args:
             model (`nn.Module`): the model, with its head for the target classes.
             batches (`Callable`): gives collated batches of the training data without augmentation, for the probe.
-            args (`LoopArguments`): the seed; its `head_lr` is lowered where the head is no longer new.
+            args (`LoopArguments`): the loop; its `head_lr` gives way where the head is no longer new.
+            seed (`int`, *optional*): of the probe's folds; by default that of `args`.
         """
         if self.transfer_from is not None:
             checkpoint = resolve_name(self.transfer_from)
@@ -187,8 +191,9 @@ class MethodArguments:
             names = reinitialize_blocks(model, self.reinitialize_blocks)
             logger.info(f"{len(names)} parameters of the top {self.reinitialize_blocks} blocks are drawn anew.")
         if self.probe_first:
-            probe = fit_head(model, batches(), seed=args.seed)
-            logger.info(f"The head starts from a probe: {probe}")
+            probe = fit_head(model, batches(), seed=args.seed if seed is None else seed)
+            validated = f", cross-validated score {max(probe.scores.values()):.4f}" if probe.scores else ""
+            logger.info(f"The head starts from a probe on {probe.rows} rows (strength {probe.strength:g}{validated}).")
             if args.head_lr == NEW_HEAD_LR:
                 args.head_lr = None
 
@@ -204,6 +209,7 @@ class MethodArguments:
     def _objectives(self, model_args: ModelArguments) -> dict[str, Objective]:
         source = self._source(model_args)
         options = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
+        load = cache(lambda: _loaded(source, options))  # one for all that ask it
         made: dict[str, Callable[[float], Objective]] = {
             "mixup": lambda alpha: O.Mixup(alpha=alpha),
             "cutmix": lambda alpha: O.CutMix(alpha=alpha),
@@ -214,8 +220,8 @@ class MethodArguments:
             "l2sp": lambda weight: O.L2SP(weight=weight),
             "delta": lambda weight: O.DELTA(weight=weight),
             "bss": lambda weight: O.BatchSpectralShrinkage(weight=weight),
-            "lwf": lambda weight: O.LearningWithoutForgetting(_loaded(source, options), weight=weight),
-            "co_tuning": lambda weight: O.CoTuning(_loaded(source, options), weight=weight),
+            "lwf": lambda weight: O.LearningWithoutForgetting(load(), weight=weight),
+            "co_tuning": lambda weight: O.CoTuning(load(), weight=weight),
             "bi_tuning": lambda weight: O.BiTuning(weight=weight),
             "supervised_contrastive": lambda weight: O.SupervisedContrastive(weight=weight),
         }
@@ -234,14 +240,27 @@ class MethodArguments:
             Mixout(self.mixout) if self.mixout else None,
             StochNorm(self.stoch_norm) if self.stoch_norm else None,
             ExponentialMovingAverage(self.ema) if self.ema else None,
-            EarlyStoppingCallback(self.early_stopping_patience) if self.early_stopping_patience else None,
+            _EarlyStopping(self.early_stopping_patience) if self.early_stopping_patience else None,
         ]
         return [callback for callback in chosen if callback is not None]
 
     def describe(self) -> str:
         """The options that differ from their defaults, as on a command line."""
-        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in changed.items())
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return " ".join(map(self._told, changed))
+
+    def _told(self, option: str) -> str:
+        value = getattr(self, option)
+        return f"--{option}" if value is True else f"--{option} {value}"
+
+
+class _EarlyStopping(EarlyStoppingCallback):
+    """Without the warning that no best model is loaded: in the trials of a search none is kept, on purpose."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """`MethodArguments.check` has looked at what the stock callback asserts here."""
 
 
 def _loaded(name: str | None, options: Mapping[str, Any]) -> Any:

@@ -120,7 +120,9 @@ class AveragedWeights:
         for name in raw:
             self._join(name, state.get(f"average.{name}", present[name]).to(device=present[name].device))
         for name, tensor in self._tensors().items():
-            tensor.data = raw[name].to(tensor.device, tensor.dtype)
+            # In storage of torch's own: that of a safetensors file may start anywhere, and matrix products over
+            # unaligned memory round differently.
+            tensor.data = torch.empty_like(tensor).copy_(raw[name])
         for name, counter in self._counters.items():
             counter.copy_(state[f"counter.{name}"])
         self.show_average()

@@ -69,7 +69,7 @@ REFUSED = {
 }
 """Methods that a modality or a way of tuning cannot have, by what the error says."""
 
-STEPS, SAVED = 6, 4
+STEPS, SAVED = 4, 2
 
 
 class Interrupt(TrainerCallback):
