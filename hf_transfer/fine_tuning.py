@@ -82,8 +82,8 @@ class FineTuning:
             if data.eval is None and (validate or methods.needs_validation):
                 data = data.with_validation(HELD_OUT, seed=seed)
                 logger.info(
-                    f"{len(data.eval or ())} training rows ({HELD_OUT:.0%} of each class) are held out for validation; "
-                    f"{len(data.train)} are left."
+                    f"{len(data.eval or ())} training rows ({HELD_OUT:.0%} of each class) are held out for "
+                    f"validation, {len(data.train)} are left."
                 )
             self.data: TransferData = data
             if data.eval is None:
@@ -200,6 +200,8 @@ class FineTuning:
             logger.info(f"The uniform soup is the mean of {len(folders)} models: {', '.join(folders)}")
         trainer.remove_callback(EarlyStoppingCallback)
         trainer.args.output_dir = output_dir
+        if trainer.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
         return self._finish(trainer)
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -41,6 +41,8 @@ def _weight(text: str) -> Any:
 @dataclass
 class MethodArguments:
     """How to transfer. Everything is off by default, and everything combines unless an error says why not."""
+
+    _argument_group_name: ClassVar[str] = "how to transfer"  # a heading of --help
 
     freeze: str = field(
         default="none",
@@ -149,8 +151,8 @@ class MethodArguments:
         for option in ("l2sp", "delta", "mixout", "wise_ft", "probe_first"):
             if scratch and getattr(self, option):
                 raise ValueError(
-                    f"`{self._told(option)}` with `--model_type {model_args.model_type}`: it would hold the model to random "
-                    f"weights. Pass a pretrained model with `--model_name_or_path`, or leave `--{option}` out."
+                    f"`{self._told(option)}` with `--model_type {model_args.model_type}`: it would hold the model to "
+                    f"random weights. Pass a pretrained model with `--model_name_or_path`, or leave `--{option}` out."
                 )
         if (self.lwf or self.co_tuning) and self._source(model_args) is None:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -123,29 +124,43 @@ def score(trainer: Trainer, dataset: Any, prefix: str) -> dict[str, float]:
     return metrics
 
 
-def save_summary(scores: Mapping[int, Mapping[str, float]], args: TrainingArguments) -> None:
+def save_summary(
+    scores: Mapping[int, Mapping[str, float]], args: TrainingArguments, *, soup: Mapping[str, float] | None = None
+) -> None:
     """
     Write what several seeds scored into `all_results.json` of the output folder, and print it as a table.
+
+    For every score there are its mean under its own name, `<name>_std`, `<name>_interval` (95%, Student) and
+    `<name>_by_seed`. Where a seed has a score that is not finite, mean, deviation and interval are null.
 
     Args:
         scores (`Mapping[int, Mapping[str, float]]`): the scores of each seed by name.
         args (`TrainingArguments`): names the folder; only the main process writes.
-
-    For every score there are its mean under its own name, `<name>_std`, `<name>_interval` (95%, Student) and
-    `<name>_by_seed`.
+        soup (`Mapping[str, float]`, *optional*): the scores of the average of the models, added as `soup_<name>`.
     """
-    timings = ("_runtime", "_per_second", "epoch")
-    names = [name for name in next(iter(scores.values())) if not name.endswith(timings)]
-    summary: dict[str, Any] = {"seeds": list(scores)}
-    by_name = {name: {seed: own[name] for seed, own in scores.items()} for name in names}
-    for name, values in by_name.items():
-        result = summarise(values)
-        summary |= {name: result.mean, f"{name}_std": result.std, f"{name}_interval": result.interval}
-        summary[f"{name}_by_seed"] = list(values.values())
     if not args.should_save:
         return
-    logger.info(repeats_table(by_name).replace("| method |", "| score |"))
+    timings = ("_runtime", "_per_second", "_preparation_time", "epoch")
+    names = [name for name in next(iter(scores.values())) if not name.endswith(timings)]
+    summary: dict[str, Any] = {"seeds": list(scores)}
+    finite: dict[str, dict[int, float]] = {}
+    for name in names:
+        values = {seed: own[name] for seed, own in scores.items()}
+        mean = std = interval = None
+        if all(map(math.isfinite, values.values())):
+            finite[name] = values
+            result = summarise(values)
+            mean, std, interval = result.mean, result.std, result.interval
+        else:
+            logger.warning(f"`{name}` is not finite for every seed: it has no mean. See {name}_by_seed.")
+        summary |= {name: mean, f"{name}_std": std, f"{name}_interval": interval}
+        summary[f"{name}_by_seed"] = [value if math.isfinite(value) else None for value in values.values()]
+    averaged = {f"soup_{name}": (soup or {})[name] for name in names if name in (soup or {})}
+    if finite:
+        logger.info(f"Over {len(scores)} seeds:\n{repeats_table(finite).replace('| method |', '| score |')}")
+    if averaged:
+        logger.info(f"The soup: {', '.join(f'{name} {value:.4f}' for name, value in averaged.items())}")
     path = Path(str(args.output_dir)) / "all_results.json"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary, indent=4), encoding="utf-8")
+    temporary.write_text(json.dumps(summary | averaged, indent=4), encoding="utf-8")
     os.replace(temporary, path)

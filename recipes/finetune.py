@@ -7,12 +7,17 @@ Fine-tune an image, text or token classifier of transformers on little data.
 
 Without arguments it takes those of finetune.yaml: embedded data, no network. The folder it leaves opens with
 `AutoModelFor...from_pretrained` and `pipeline()`; the scores are in its all_results.json. With --seeds there is such a
-folder for each seed, and mean, standard deviation and 95% interval in the all_results.json above them.
+folder for each seed, and mean, standard deviation and 95% interval in the all_results.json above them. What is chosen
+by validation (early stopping, WiSE-FT, a search, a greedy soup) holds out 20% of the training rows where the data has
+no validation split.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers.utils import logging
 
 from hf_transfer.fine_tuning import FineTuning, find_settings
 from hf_transfer.method_arguments import MethodArguments
@@ -20,9 +25,14 @@ from hf_transfer.recipe import parse, prepare_run, save_summary
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 
 
+logger = logging.get_logger("hf_transfer.recipes.finetune")
+
+
 @dataclass
 class FineTuningArguments:
     """Which data, and how often."""
+
+    _argument_group_name: ClassVar[str] = "the recipe"  # a heading of --help
 
     dataset_name: str = field(metadata={"help": "Hub id, folder or file of the data; embedded:digits for a try."})
     seeds: int = field(
@@ -37,15 +47,26 @@ class FineTuningArguments:
             "choices": ["none", "uniform", "greedy"],
         },
     )
-    lr_find: bool = field(default=False, metadata={"help": "Set --learning_rate by a range test, and plot it."})
+    lr_find: bool = field(
+        default=False,
+        metadata={
+            "help": "Set --learning_rate by a range test, and the other rates in proportion; leaves lr_find.png and "
+            "lr_find.yaml."
+        },
+    )
     search: int = field(
         default=0,
-        metadata={"help": "First search this many settings with Optuna for the one that validates best; 0 is none."},
+        metadata={
+            "help": "First try this many settings with Optuna (rates, decay, epochs up to --num_train_epochs, stages, "
+            "weights of the methods that are on) and take the one that validates best; leaves best.yaml. 0 is none."
+        },
     )
 
     def __post_init__(self):
         if self.seeds < 1:
             raise ValueError(f"`--seeds {self.seeds}` trains nothing. Give 1 or more.")
+        if self.search < 0:
+            raise ValueError(f"`--search {self.search}` is no number of settings to try. Give 0 for none, or more.")
         if self.soup != "none" and self.seeds < 2:
             raise ValueError(
                 f"`--soup {self.soup}` with `--seeds {self.seeds}`: there is one model, and nothing to average. Give "
@@ -71,25 +92,28 @@ def main() -> None:
     recipe.check(args)
     if recipe.search:
         find_settings(recipe.dataset_name, methods, model_args, data_args, args, trials=recipe.search)
-    folders: list[str] = []
     scores: dict[int, dict[str, float]] = {}
-    run = None
+    folders: list[str] = []
+    soup: dict[str, float] = {}
     for seed in range(args.seed, args.seed + recipe.seeds):
+        own = args if recipe.seeds == 1 else args.at_seed(seed)
+        if recipe.seeds > 1:
+            logger.info(f"Seed {seed}, {len(folders) + 1} of {recipe.seeds}, in {own.output_dir}")
         run = FineTuning(
             recipe.dataset_name,
             methods,
             model_args,
             data_args,
-            args if recipe.seeds == 1 else args.at_seed(seed),
+            own,
             data_seed=args.seed if recipe.soup != "none" else None,
-            validate=recipe.soup == "greedy",
+            validate=recipe.soup == "greedy" or recipe.search > 0,
         )
+        folders.append(str(own.output_dir))
         scores[seed] = run.run(find_rate=recipe.lr_find)
-        folders.append(str(run.args.output_dir))
-    if run is not None and recipe.soup != "none":
-        run.soup(folders, recipe.soup, f"{args.output_dir}/soup")
+        if recipe.soup != "none" and len(folders) == recipe.seeds:
+            soup = run.soup(folders, recipe.soup, f"{args.output_dir}/soup")
     if recipe.seeds > 1:
-        save_summary(scores, args)
+        save_summary(scores, args, soup=soup)
 
 
 if __name__ == "__main__":

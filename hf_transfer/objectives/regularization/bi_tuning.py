@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from typing_extensions import Self
 
 from hf_transfer.batch import ModelSpec, TransferBatch
 from hf_transfer.functional.contrastive import contrast, unit
+from hf_transfer.functional.fingerprint import whole
 from hf_transfer.functional.task_loss import UNLABELLED
 from hf_transfer.objective import Objective
 from hf_transfer.objectives.regularization.class_queues import ClassQueues
@@ -135,7 +135,7 @@ class BiTuning(Objective):
         head: Any = model.get_submodule(self._head)
         weights, bias = _head_weight(head).to(features.dtype), head.bias
         if bias is not None:
-            weights = torch.cat([weights, _whole(bias).to(features.dtype).unsqueeze(-1)], dim=-1)
+            weights = torch.cat([weights, whole(bias).to(features.dtype).unsqueeze(-1)], dim=-1)
             features, keys = (torch.cat([rows, rows.new_ones(len(rows), 1)], dim=-1) for rows in (features, keys))
         of_class = unit(weights)[labels.clamp(min=0)]
         own = (of_class * unit(features)).sum(-1, keepdim=True)
@@ -150,13 +150,9 @@ class BiTuning(Objective):
         return contrast(projected @ projected_keys.mT / self.temperature, positives, candidates)
 
 
-def _whole(parameter: Tensor) -> Tensor:
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-
-
 def _head_weight(head: Any) -> Tensor:
     """`(C, D)`: the weight in effect, also where LoRA was put on the head itself."""
-    weight = _whole(head.weight)
+    weight = whole(head.weight)
     adapters = getattr(head, "lora_A", {})  # told by attribute: `peft` is no dependency
     for adapter in getattr(head, "active_adapters", ()):
         if adapter in adapters:

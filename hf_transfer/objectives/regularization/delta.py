@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from typing_extensions import Self
 
 from hf_transfer.anatomy import Anatomy
 from hf_transfer.batch import ModelSpec, TransferBatch
+from hf_transfer.functional.fingerprint import fingerprint, whole
 from hf_transfer.functional.source_knowledge import attention_of_increases, channel_distances
 from hf_transfer.objective import Objective
 from hf_transfer.objectives.regularization.channel_attention import loss_increases
@@ -180,7 +180,7 @@ class DELTA(Objective):
         if self.head_decay:
             assert batch.model is not None
             for name in self._head:
-                total = total + self.head_decay / 2 * _whole(batch.model.get_parameter(name)).float().square().sum()
+                total = total + self.head_decay / 2 * whole(batch.model.get_parameter(name)).float().square().sum()
         return total.float()
 
     def _reference(self, batch: TransferBatch) -> dict[str, Tensor]:
@@ -238,15 +238,8 @@ def _chosen(anatomy: Anatomy, blocks: str | Sequence[int]) -> tuple[str, ...]:
 def _fingerprint(model: nn.Module, part_of: Mapping[str, str]) -> Tensor:
     """Two numbers that tell one starting point from another; of a PEFT model, of the weights below the adapters."""
     adapted = hasattr(model, "peft_config")
-    norms = [
-        parameter.detach().double().norm().cpu()
+    return fingerprint(
+        parameter
         for name, parameter in model.named_parameters()
         if part_of.get(name) not in (None, "neck", "head") and not (adapted and parameter.requires_grad)
-    ]
-    stacked = torch.stack(norms)
-    order = torch.arange(1, len(stacked) + 1, dtype=torch.float64)
-    return torch.stack([stacked.square().sum(), (stacked * order).sum()]).float()
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    )

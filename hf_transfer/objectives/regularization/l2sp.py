@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from typing_extensions import Self
 
 from hf_transfer.batch import ModelSpec, TransferBatch
+from hf_transfer.functional.fingerprint import fingerprint, whole
 from hf_transfer.functional.starting_point import compact, low_rank_squared_norm, squared_distance
 from hf_transfer.objective import Objective
 from hf_transfer.schedules import Schedule
@@ -114,11 +115,8 @@ class L2SP(Objective):
         return self
 
     def _fingerprint(self) -> Tensor:
-        """Two numbers that tell one starting point from another, for `load_state_dict`."""
-        references = [*self._references.values(), *(start.down for start in self._low_rank)]
-        norms = torch.stack([reference.double().norm() for reference in references])
-        order = torch.arange(1, len(norms) + 1, dtype=torch.float64)
-        return torch.stack([norms.square().sum(), (norms * order).sum()]).float()
+        """Tells one starting point from another, for `load_state_dict`."""
+        return fingerprint([*self._references.values(), *(start.down for start in self._low_rank)])
 
     def forward(self, batch: TransferBatch) -> Tensor:
         """Half the squared distance of the weights from where they started."""
@@ -127,9 +125,7 @@ class L2SP(Objective):
         terms = [self._distance(model, name) for name in self._references]
         terms += [self._low_rank_distance(model, start) for start in self._low_rank]
         if self.head_decay:
-            terms += [
-                self.head_decay * _whole(model.get_parameter(name)).float().square().sum() for name in self._head
-            ]
+            terms += [self.head_decay * whole(model.get_parameter(name)).float().square().sum() for name in self._head]
         return torch.stack(terms).sum() / 2
 
     def _distance(self, model: nn.Module, name: str) -> Tensor:
@@ -147,8 +143,8 @@ class L2SP(Objective):
 
     def _low_rank_distance(self, model: nn.Module, start: _LowRankStart) -> Tensor:
         layer: Any = model.get_submodule(start.layer)
-        down = _whole(layer.lora_A[start.adapter].weight).flatten(1).float()
-        up = _whole(layer.lora_B[start.adapter].weight).flatten(1).float()
+        down = whole(layer.lora_A[start.adapter].weight).flatten(1).float()
+        up = whole(layer.lora_B[start.adapter].weight).flatten(1).float()
         if not start.zero:
             down = torch.cat([down, start.down.to(down).flatten(1)])
             up = torch.cat([up, -start.up.to(up).flatten(1)], dim=1)
@@ -168,10 +164,6 @@ class L2SP(Objective):
 def _keep(parameter: Tensor) -> Tensor:
     reference = compact(parameter.detach().cpu().clone())
     return reference.pin_memory() if parameter.is_cuda else reference
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def _low_rank_factors(model: nn.Module, trainable: set[str]) -> list[tuple[str, str, Tensor, Tensor]]:
