@@ -20,7 +20,7 @@ from hf_transfer.data.loading import TransferData
 from hf_transfer.data.preparation import collator_for, prepare
 from hf_transfer.lr_find import lr_find
 from hf_transfer.method_arguments import MethodArguments
-from hf_transfer.metrics import MAIN_METRIC, compute_metrics_for
+from hf_transfer.metrics import compute_metrics_for
 from hf_transfer.recipe import score
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 from hf_transfer.search import SearchResult, search, search_space
@@ -32,6 +32,9 @@ logger = logging.get_logger(__name__)
 
 HELD_OUT = 0.2
 """Share of the training rows that is held out where something is chosen by validation and there is no such split."""
+
+LESS_IS_BETTER = ("loss", "mse")
+"""Metrics that are to fall."""
 
 __all__ = ["HELD_OUT", "FineTuning", "Inputs", "find_settings"]
 
@@ -89,6 +92,8 @@ class FineTuning:
             if data.eval is None:
                 args.without_validation()
             args.check_metric(data.task)
+            if self.metric == "mse":
+                args.greater_is_better = False  # the Trainer (transformers 5.23) knows this of names in `loss` only
             methods.check(model_args, args)
             self.model, self.processor = model_args.load(data)
             self.inputs = self._inputs(data, data_args)
@@ -196,8 +201,8 @@ class FineTuning:
                 f"{result.score:.4f} (each alone {alone}): {', '.join(members)}"
             )
         else:
-            transfer_parameters(self.model, uniform_soup(folders), head=True)
             logger.info(f"The uniform soup is the mean of {len(folders)} models: {', '.join(folders)}")
+            transfer_parameters(self.model, uniform_soup(folders), head=True)
         trainer.remove_callback(EarlyStoppingCallback)
         trainer.args.output_dir = output_dir
         if trainer.args.should_save:
@@ -206,8 +211,8 @@ class FineTuning:
 
     @property
     def metric(self) -> str:
-        """The metric that runs of the task are compared by."""
-        return (self.args.metric_for_best_model or MAIN_METRIC[self.data.task]).removeprefix("eval_")
+        """What weights and settings are compared by: as epochs, by `metric_for_best_model`."""
+        return (self.args.metric_for_best_model or "loss").removeprefix("eval_")
 
     def validate(self, trainer: Trainer) -> float:
         """The `metric` of a trainer's model as it is now on the validation split."""
@@ -219,7 +224,8 @@ class FineTuning:
     @property
     def greater_is_better(self) -> bool:
         """Whether more of `metric` is better."""
-        return self.metric not in ("loss", "mse")
+        told = self.args.greater_is_better if self.args.metric_for_best_model else None
+        return self.metric not in LESS_IS_BETTER if told is None else told
 
 
 def find_settings(

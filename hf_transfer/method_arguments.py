@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -42,7 +42,7 @@ def _weight(text: str) -> Any:
 class MethodArguments:
     """How to transfer. Everything is off by default, and everything combines unless an error says why not."""
 
-    _argument_group_name: ClassVar[str] = "how to transfer"  # a heading of --help
+    _argument_group_name = "how to transfer"  # a heading of --help
 
     freeze: str = field(
         default="none",
@@ -107,7 +107,10 @@ class MethodArguments:
     ema: float = field(default=0.0, metadata={"help": "Decay of the average of the weights, such as 0.999."})
     wise_ft: bool = field(
         default=False,
-        metadata={"help": "Mix start and fine-tuned weights as validates best at the end (WiSE-FT)."},
+        metadata={
+            "help": "Mix start and fine-tuned weights at the end, as validates best by --metric_for_best_model "
+            "(WiSE-FT). Where the head is new take it with --probe_first: the start must know the task."
+        },
     )
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after this many evaluations without a better one; 0 never stops early."}
@@ -128,6 +131,11 @@ class MethodArguments:
             raise ValueError(
                 f"`--freeze_batch_norm` with `--stoch_norm {self.stoch_norm}`: one never looks at the batch, the "
                 "other mixes its statistics in. Pass one of them."
+            )
+        if self.mixup and self.cutmix:
+            raise ValueError(
+                f"`--mixup {self.mixup}` with `--cutmix {self.cutmix}`: images mixed twice no longer fit their mixed "
+                "targets. Pass one of them."
             )
         if self.transfer_blocks is not None and self.transfer_from is None:
             raise ValueError(
@@ -187,11 +195,10 @@ class MethodArguments:
             seed (`int`, *optional*): of the probe's folds; by default that of `args`.
         """
         if self.transfer_from is not None:
-            checkpoint = resolve_name(self.transfer_from)
-            logger.info(str(transfer_parameters(model, checkpoint, blocks=self.transfer_blocks)))
+            transfer_parameters(model, resolve_name(self.transfer_from), blocks=self.transfer_blocks)  # logs a report
         if self.reinitialize_blocks:
             names = reinitialize_blocks(model, self.reinitialize_blocks)
-            logger.info(f"{len(names)} parameters of the top {self.reinitialize_blocks} blocks are drawn anew.")
+            logger.info(f"{len(names)} tensors are drawn anew, in the topmost blocks ({self.reinitialize_blocks}).")
         if self.probe_first:
             probe = fit_head(model, batches(), seed=args.seed if seed is None else seed)
             validated = f", cross-validated score {max(probe.scores.values()):.4f}" if probe.scores else ""

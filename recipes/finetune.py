@@ -15,7 +15,6 @@ no validation split.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from transformers.utils import logging
 
@@ -32,7 +31,7 @@ logger = logging.get_logger("hf_transfer.recipes.finetune")
 class FineTuningArguments:
     """Which data, and how often."""
 
-    _argument_group_name: ClassVar[str] = "the recipe"  # a heading of --help
+    _argument_group_name = "the recipe"  # a heading of --help
 
     dataset_name: str = field(metadata={"help": "Hub id, folder or file of the data; embedded:digits for a try."})
     seeds: int = field(
@@ -43,7 +42,8 @@ class FineTuningArguments:
         default="none",
         metadata={
             "help": "With --seeds: average the models of all seeds (uniform), or of those that help on the validation "
-            "rows (greedy). All seeds then share rows and start, and differ in order and dropout.",
+            "rows by --metric_for_best_model (greedy). All seeds then share rows and start, and differ in order and "
+            "dropout.",
             "choices": ["none", "uniform", "greedy"],
         },
     )
@@ -58,7 +58,8 @@ class FineTuningArguments:
         default=0,
         metadata={
             "help": "First try this many settings with Optuna (rates, decay, epochs up to --num_train_epochs, stages, "
-            "weights of the methods that are on) and take the one that validates best; leaves best.yaml. 0 is none."
+            "weights of the methods that are on) and take what validates best by --metric_for_best_model; leaves "
+            "best.yaml. 0 is none."
         },
     )
 

@@ -6,10 +6,11 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 
 from hf_transfer import callbacks as C
 from hf_transfer import objectives as O
+from hf_transfer.features import Probe
 from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.recipe_arguments import NEW_HEAD_LR, LoopArguments, ModelArguments
 from tests.models import batch_for, tiny_bert, tiny_resnet
@@ -74,7 +75,7 @@ RULES = {
 def test_an_option_is_its_callback(option):
     value, kind = RULES[option]
     (callback,) = MethodArguments(**{option: value}).callbacks()
-    assert type(callback) is kind
+    assert isinstance(callback, kind)
 
 
 def test_every_objective_for_fine_tuning_has_an_option():
@@ -102,6 +103,7 @@ def test_options_that_differ_are_described():
     [
         ({"schedule": "x.yaml", "freeze": "gradual"}, "two plans of what trains when"),
         ({"freeze_batch_norm": True, "stoch_norm": 0.5}, "one never looks at the batch.*Pass one of them"),
+        ({"mixup": 0.2, "cutmix": 1.0}, "`--mixup 0.2` with `--cutmix 1.0`: images mixed twice.*Pass one of them"),
         ({"transfer_blocks": 2}, "without `--transfer_from`.*no checkpoint to take blocks from"),
     ],
 )
@@ -114,7 +116,8 @@ def test_contradictions_are_refused(options, message):
 def test_looking_back_at_random_weights_is_refused(tmp_path, option):
     value = True if isinstance(getattr(MethodArguments(), option), bool) else 0.5
     methods = MethodArguments(**{option: value})
-    with pytest.raises(ValueError, match=f"`--{option}` with `--model_type bert`: it would hold.*leave `--{option}`"):
+    told = f"--{option}" if value is True else f"--{option} {value}"
+    with pytest.raises(ValueError, match=f"`{told}` with `--model_type bert`: it would hold.*leave `--{option}`"):
         methods.check(SCRATCH, loop(tmp_path))
     dataclasses.replace(methods, transfer_from="elsewhere").check(SCRATCH, loop(tmp_path))
 
@@ -155,3 +158,36 @@ def test_a_rate_of_the_head_that_was_asked_for_stays(tmp_path):
     untouched = loop(tmp_path)
     MethodArguments().initialise(model, lambda: [batch], untouched)
     assert untouched.head_lr == NEW_HEAD_LR
+
+
+def test_methods_that_ask_the_source_ask_the_same_one(source):
+    methods = MethodArguments(lwf=1.0, co_tuning=2.0)
+    first, second = methods.objectives(ModelArguments(model_name_or_path=source))
+    assert getattr(first, "source", None) is getattr(second, "source", None) is not None
+
+
+def test_weights_are_those_of_terms_not_of_the_task(source):
+    methods = MethodArguments(l2sp=0.1, bss=0.2, label_smoothing=0.1, focal_gamma=2.0, lwf=3.0)
+    weighted = methods.weighted(ModelArguments(model_name_or_path=source))
+    assert {option: weight for option, (_, weight) in weighted.items()} == {"l2sp": 0.1, "bss": 0.2, "lwf": 3.0}
+
+
+def test_the_probe_has_folds_of_its_own_seed(tmp_path, monkeypatch):
+    seeds = []
+
+    def fit_head(model, batches, *, seed):
+        seeds.append(seed)
+        return Probe(0.1, {}, 4)
+
+    monkeypatch.setattr("hf_transfer.method_arguments.fit_head", fit_head)
+    methods, args = MethodArguments(probe_first=True), loop(tmp_path, seed=3)
+    methods.initialise(tiny_resnet(), list, args)
+    methods.initialise(tiny_resnet(), list, args, seed=8)
+    assert seeds == [3, 8]
+
+
+def test_early_stopping_says_nothing_of_best_models_in_a_search(tmp_path, caplog):
+    (callback,) = MethodArguments(early_stopping_patience=2).callbacks()
+    args = loop(tmp_path, load_best_model_at_end=False)
+    callback.on_train_begin(args, TrainerState(), TrainerControl())
+    assert not caplog.records

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, cast
 import pytest
 from transformers import Trainer, TrainingArguments
 
-from hf_transfer.recipe import parse, prepare_run, score
+from hf_transfer.recipe import parse, prepare_run, save_summary, score
 from tests import models
 from tests.test_trainer import labelled
 
@@ -166,3 +167,45 @@ def test_scores_are_added_to_one_file(tmp_path, capsys):
     assert json.loads((tmp_path / "test_results.json").read_text())["test_loss"] == results["test_loss"]
     printed = capsys.readouterr().out
     assert "***** test metrics *****" in printed and "***** target metrics *****" in printed
+
+
+# --- several seeds
+
+SCORES = {3: {"test_accuracy": 0.5, "test_runtime": 1.0, "epoch": 2.0}, 4: {"test_accuracy": 0.7, "epoch": 2.0}}
+
+
+def test_seeds_have_mean_deviation_and_interval(tmp_path, package_logger, capsys):
+    prepare_run(arguments(tmp_path))
+    save_summary(SCORES, arguments(tmp_path))
+    results = json.loads((tmp_path / "all_results.json").read_text())
+    assert results["seeds"] == [3, 4] and results["test_accuracy_by_seed"] == [0.5, 0.7]
+    assert results["test_accuracy"] == pytest.approx(0.6)
+    assert results["test_accuracy_std"] == pytest.approx(0.02**0.5)
+    half = 12.7062 * 0.02**0.5 / 2**0.5  # Student's t with one degree of freedom
+    assert results["test_accuracy_interval"] == pytest.approx([0.6 - half, 0.6 + half], rel=1e-4)
+    assert set(results) == {"seeds", *(f"test_accuracy{end}" for end in ("", "_std", "_interval", "_by_seed"))}
+    assert not list(tmp_path.glob("*.tmp"))
+    printed = capsys.readouterr().err
+    assert "Over 2 seeds:" in printed and "| test_accuracy | 0.600 | 0.141 |" in printed
+
+
+def test_a_soup_stands_beside_its_members(tmp_path, package_logger):
+    save_summary(SCORES, arguments(tmp_path), soup={"test_accuracy": 0.8, "test_runtime": 2.0})
+    results = json.loads((tmp_path / "all_results.json").read_text())
+    assert results["soup_test_accuracy"] == 0.8 and "soup_test_runtime" not in results
+
+
+def test_a_score_that_is_not_finite_costs_its_mean_only(tmp_path, package_logger, capsys):
+    prepare_run(arguments(tmp_path))
+    scores = {1: {"eval_pearson": math.nan, "eval_mse": 1.0}, 2: {"eval_pearson": 0.5, "eval_mse": 3.0}}
+    save_summary(scores, arguments(tmp_path))
+    results = json.loads((tmp_path / "all_results.json").read_text(), parse_constant=pytest.fail)
+    assert results["eval_mse"] == 2.0 and results["eval_pearson"] is None
+    assert results["eval_pearson_by_seed"] == [None, 0.5]
+    assert "`eval_pearson` is not finite for every seed: it has no mean" in capsys.readouterr().err
+
+
+def test_only_the_main_process_writes_the_summary(tmp_path):
+    other_rank = SimpleNamespace(should_save=False, output_dir=str(tmp_path))
+    save_summary(SCORES, cast(TrainingArguments, other_rank))
+    assert not list(tmp_path.iterdir())

@@ -17,9 +17,9 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, ViTImageProcessorPil
 
-from tests.models import tiny_bert, tiny_token_bert, tiny_vit
+from tests.models import tiny_bert, tiny_resnet, tiny_token_bert, tiny_vit
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -102,6 +102,26 @@ def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model: Any = tiny_vit()
     model.save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def convolutional_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ResNet, which has BatchNorm, for another number of classes, with its processor."""
+    folder = tmp_path_factory.mktemp("convolutional_model")
+    torch.manual_seed(0)
+    model: Any = tiny_resnet()
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory, text_model: Path) -> Path:
+    """The BERT without any head, with its tokenizer."""
+    folder = tmp_path_factory.mktemp("base_model")
+    AutoModel.from_pretrained(text_model).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(text_model).save_pretrained(folder)
     return folder
 
 

@@ -129,9 +129,10 @@ def test_an_output_folder_below_a_file(run, tmp_path, recipe):
         run(recipe, "--config", RECIPES / f"{recipe}.yaml", out="file/out")
 
 
-def test_more_stages_than_blocks(run, images, image_model):
+def test_more_stages_than_blocks(run, tmp_path, images, image_model):
     with pytest.raises(ValueError, match="stages=4 needs 3 groups of blocks, but the model has .*use stages <= 3"):
         run(*finetune(image_model, images), "--freeze", "gradual")
+    assert untouched(tmp_path / "out")
 
 
 def test_a_learning_rate_for_a_part_that_is_not_there(run, images, image_model):
@@ -139,10 +140,71 @@ def test_a_learning_rate_for_a_part_that_is_not_there(run, images, image_model):
         run(*finetune(image_model, images), "--learning_rates", '{"block.7": 0.1}')
 
 
-def test_early_stopping_without_a_validation_split(run, tmp_path, text_model):
-    write_reviews(tmp_path / "a.csv", "pan", ["pos", "neg"] * 3)
-    with pytest.raises(ValueError, match="`--early_stopping_patience 2` without a validation.*hold rows out with"):
-        run(*finetune(text_model, tmp_path / "a.csv"), "--early_stopping_patience", 2)
+def untouched(out: Path) -> bool:
+    """Whether nothing is there but folders."""
+    return not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_more_samples_than_the_smallest_class_has(run, tmp_path, text_model):
+    write_reviews(tmp_path / "a.csv", "pan", ["pos", "neg", "pos", "pos", "pos"])
+    with pytest.raises(ValueError, match="samples_per_class=3, but class `neg` has 1 rows; .*Pass at most 1, or drop"):
+        run(*finetune(text_model, tmp_path / "a.csv"), "--samples_per_class", 3)
+    assert untouched(tmp_path / "out")
+
+
+VALIDATING = {
+    "early_stopping": ("--early_stopping_patience", 2),
+    "wise_ft": ("--wise_ft",),
+    "search": ("--search", 2),
+    "greedy_soup": ("--seeds", 2, "--soup", "greedy"),
+}
+
+
+@pytest.mark.parametrize("options", VALIDATING.values(), ids=VALIDATING)
+def test_a_validation_split_that_would_lose_a_class(run, tmp_path, text_model, options):
+    write_reviews(tmp_path / "a.csv", "pan", ["pos", "neg", "pos", "pos", "pos"])
+    with pytest.raises(ValueError, match=r"1 of 2 classes have one row only \(`neg`\), which cannot both.*Add rows"):
+        run(*finetune(text_model, tmp_path / "a.csv"), *options)
+    assert untouched(tmp_path / "out")
+
+
+@pytest.mark.parametrize("option", ["--lwf", "--co_tuning"])
+def test_a_source_without_a_head(run, tmp_path, reviews, text_model, base_model, option):
+    with pytest.raises(ValueError, match="has no classification head .*cannot be read. Give the checkpoint with"):
+        run(*finetune(text_model, reviews), "--source_name_or_path", base_model, option, 1)
+    assert untouched(tmp_path / "out")
+
+
+def test_a_checkpoint_with_nothing_in_common(run, tmp_path, reviews, text_model, convolutional_model):
+    with pytest.raises(ValueError, match="No tensor of .*convolutional_model.* has a name of the model.*Pass a check"):
+        run(*finetune(text_model, reviews), "--transfer_from", convolutional_model)
+    assert untouched(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seeds", 0), "`--seeds 0` trains nothing. Give 1 or more"),
+        (("--search", -1), "`--search -1` is no number of settings to try. Give 0"),
+        (("--soup", "uniform"), "`--soup uniform` with `--seeds 1`: there is one model.*Give 2 seeds or more"),
+        (("--seeds", 2, "--push_to_hub"), "`--push_to_hub` with `--seeds 2`: there is a model for each.*Run the one"),
+        (("--seeds", 2, "--resume_from_checkpoint", "x"), "`--resume_from_checkpoint` with `--seeds 2`.*`--seed`"),
+        (("--mixup", 0.2, "--cutmix", 1), "`--mixup 0.2` with `--cutmix 1.0`: images mixed twice.*Pass one of them"),
+        (("--transfer_blocks", 1), "`--transfer_blocks 1` without `--transfer_from`.*Name it, or leave"),
+        (("--freeze_batch_norm", "--stoch_norm", 0.5), "`--freeze_batch_norm` with `--stoch_norm 0.5`.*Pass one of"),
+        (("--mixup", 0.2), "Mixup needs images: .*Take Mixup out"),
+        (("--reinitialize_blocks", 9), "count=9, but the model has 3 blocks.*Give 0 to 3"),
+        (("--ema", 2), r"`decay=2.0` is outside \[0, 1\).*Give the share"),
+        (("--stoch_norm", 0.5), "has no batch normalisation with running statistics.*Drop it"),
+        (("--freeze_batch_norm",), "has no layer with running statistics.*Leave `FreezeBatchNorm` out"),
+        (("--class_balanced", 3), r"`beta=3.0` is outside \[0, 1\).*Give a share"),
+        (("--mixout", 2), r"`probability=2.0` is outside \[0, 1\).*Give the share"),
+    ],
+)
+def test_methods_that_cannot_be_meant(run, tmp_path, reviews, text_model, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(*finetune(text_model, reviews), *options)
+    assert not (tmp_path / "out").exists() or untouched(tmp_path / "out")
 
 
 def test_resuming_from_what_is_no_checkpoint(run, tmp_path, reviews, text_model):

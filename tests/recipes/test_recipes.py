@@ -15,6 +15,7 @@ import pytest
 import yaml
 from transformers import AutoModelForImageClassification, HfArgumentParser
 
+from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 from tests.recipes.conftest import RECIPES, write_reviews
 
@@ -29,7 +30,8 @@ def argument_classes(script: Path) -> list[Any]:
     scope = runpy.run_path(str(script), run_name="recipe")
     own = [kind for kind in scope.values() if dataclasses.is_dataclass(kind) and kind.__module__ == "recipe"]
     loop = next((kind for kind in own if issubclass(kind, LoopArguments)), LoopArguments)
-    return [*(kind for kind in own if kind is not loop), ModelArguments, DataArguments, loop]
+    methods = [MethodArguments] if "MethodArguments" in scope else []
+    return [*(kind for kind in own if kind is not loop), *methods, ModelArguments, DataArguments, loop]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
@@ -52,6 +54,11 @@ def test_every_option_is_explained_once(script):
     help_text = " ".join(HfArgumentParser(kinds).format_help().split())
     own = dataclasses.fields(kinds[0])
     assert own and all(f"--{field.name}" in help_text for field in own)
+
+
+def test_finetune_takes_every_method():
+    assert MethodArguments in argument_classes(RECIPES / "finetune.py")
+    assert MethodArguments not in argument_classes(RECIPES / "domain_adaptation.py")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
@@ -85,6 +92,27 @@ def test_finetune_under_accelerate_launch(tmp_path, home):
     results = json.loads((tmp_path / "all_results.json").read_text())
     assert {"train_loss", "eval_accuracy", "test_accuracy"} <= results.keys()
     assert len(AutoModelForImageClassification.from_pretrained(tmp_path).config.label2id) >= 5
+
+
+@pytest.mark.slow
+def test_finetune_on_two_ranks(tmp_path, home):
+    start(
+        TORCHRUN,
+        *(home, RECIPES / "finetune.py", "--config", RECIPES / "finetune.yaml", "--output_dir", tmp_path),
+        *("--use_cpu", "--ddp_backend", "gloo", "--num_train_epochs", 2, "--max_eval_samples", 40),
+        *("--seeds", 2, "--soup", "greedy", "--wise_ft", "--probe_first", "--ema", 0.9),
+    )
+    results = json.loads((tmp_path / "all_results.json").read_text())
+    assert results["seeds"] == [42, 43] and len(results["test_accuracy_by_seed"]) == 2
+    own = [json.loads((tmp_path / f"seed_{seed}" / "all_results.json").read_text()) for seed in (42, 43)]
+    assert results["eval_accuracy_by_seed"] == [scores["eval_accuracy"] for scores in own]
+    # on all 40 rows, whichever rank saw them
+    assert results["soup_eval_accuracy"] >= max(results["eval_accuracy_by_seed"])
+    assert (results["soup_eval_accuracy"] * 40) % 1 == pytest.approx(0, abs=1e-9)
+    AutoModelForImageClassification.from_pretrained(tmp_path / "soup")
+    # whoever writes beside rank 0 leaves something of its own: a part of a file, a state, a folder
+    assert {path.name for path in tmp_path.iterdir()} == {"all_results.json", "seed_42", "seed_43", "soup"}
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tmp" or path.name.startswith(".")]
 
 
 @pytest.mark.slow
