@@ -92,8 +92,6 @@ class FineTuning:
             if data.eval is None:
                 args.without_validation()
             args.check_metric(data.task)
-            if self.metric == "mse":
-                args.greater_is_better = False  # the Trainer (transformers 5.23) knows this of names in `loss` only
             methods.check(model_args, args)
             self.model, self.processor = model_args.load(data)
             self.inputs = self._inputs(data, data_args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import logging
@@ -50,8 +51,17 @@ def parse(script: str, *dataclass_types: Any) -> tuple[Any, ...]:
         path = Path(words[position + 1]) if position + 1 < len(words) else Path()
         known = {field.name for kind in dataclass_types for field in dataclasses.fields(kind)}
         words = [*_words(_read(path), known, path), *words[:position], *words[position + 2 :]]
-    parser = HfArgumentParser(dataclass_types, description=sys.modules["__main__"].__doc__)
+    parser = HfArgumentParser(
+        dataclass_types,
+        description=sys.modules["__main__"].__doc__,
+        usage="%(prog)s [--config FILE] [--option value ...]",
+        formatter_class=_HelpFormatter,
+    )
     return parser.parse_args_into_dataclasses(words)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description, and shows the defaults."""
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -41,6 +41,9 @@ class LoopArguments(TransferArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
+    logging_strategy: str = field(
+        default="epoch", metadata={"help": "When to log the terms of the loss: no, steps or epoch."}
+    )
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "Where to report: none, tensorboard, wandb, ..."}
     )
@@ -72,6 +75,8 @@ class LoopArguments(TransferArguments):
                 f"`--metric_for_best_model {chosen}` is reported by no evaluation for {task}: the run would fail at "
                 f"its first checkpoint. Choose from {', '.join(known)}."
             )
+        if chosen == "mse":
+            self.greater_is_better = False  # the Trainer (transformers 5.23) knows this of names in `loss` only
 
     def without_validation(self) -> None:
         """Train to the end: there is nothing to choose an epoch by."""
@@ -82,6 +87,8 @@ class LoopArguments(TransferArguments):
 @dataclass
 class ModelArguments:
     """Which model to start from."""
+
+    _argument_group_name = "the model"
 
     model_name_or_path: str | None = field(
         default=None,
@@ -134,6 +141,8 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """Which columns and rows of a data set, and how its inputs are prepared."""
+
+    _argument_group_name = "the data"
 
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})

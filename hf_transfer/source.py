@@ -137,8 +137,8 @@ class Source:
                 reason = f"the checkpoint holds no weights for `{found.head}`"
         raise ValueError(
             f"{self!r} has no classification head ({reason}): what it knows of the source classes cannot be read. "
-            "Give the checkpoint with the head it was trained with, such as `google/vit-base-patch16-224`, or name "
-            'the layer: `Source(..., head="...")`.'
+            "Give the checkpoint with the head it was trained with, such as `google/vit-base-patch16-224` (in the "
+            'recipes by `--source_name_or_path`), or name the layer: `Source(..., head="...")`.'
         )
 
     @property

@@ -2,7 +2,7 @@
 Train on a labelled source and an unlabelled target with a domain-adversarial head, beside a source-only run.
 
     accelerate launch recipes/domain_adaptation.py
-    accelerate launch recipes/domain_adaptation.py --model_name_or_path distilbert-base-uncased \
+    accelerate launch recipes/domain_adaptation.py --model_name_or_path distilbert-base-uncased \\
         --source_dataset ./books --target_dataset ./kitchen --output_dir adapted
 
 Without arguments it takes those of domain_adaptation.yaml: embedded data, no network. Labels of the target, where it

@@ -2,7 +2,7 @@
 Fine-tune an image, text or token classifier of transformers on little data.
 
     accelerate launch recipes/finetune.py
-    accelerate launch recipes/finetune.py --model_name_or_path google/vit-base-patch16-224 --dataset_name beans \
+    accelerate launch recipes/finetune.py --model_name_or_path google/vit-base-patch16-224 --dataset_name beans \\
         --samples_per_class 20 --probe_first --l2sp 0.01 --seeds 5 --output_dir my-model
 
 Without arguments it takes those of finetune.yaml: embedded data, no network. The folder it leaves opens with

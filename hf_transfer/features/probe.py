@@ -78,8 +78,9 @@ def fit_head(
 
     Features are computed once. A logistic regression (ridge regression where there is one real-valued output) is
     fitted to them after standardisation; its regularisation is the one that predicts best in stratified
-    cross-validation, the stronger one of equals. The standardisation is folded into the weights. Fine-tuning from
-    there (LP-FT) does not distort the pretrained features to suit a random head.
+    cross-validation, and of those that get as many rows right the one with the lowest log loss. The standardisation is
+    folded into the weights. Fine-tuning from there (LP-FT) does not distort the pretrained features to suit a random
+    head.
 
     Args:
         model (`nn.Module`):
@@ -187,6 +188,7 @@ def _logistic(
 ) -> tuple[np.ndarray, np.ndarray, Probe]:
     try:
         from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import log_loss
         from sklearn.model_selection import StratifiedKFold
     except ImportError as error:
         raise _no_sklearn() from error
@@ -204,12 +206,21 @@ def _logistic(
 
     folds = min(5, int(counts.min()))
     scores: dict[float, float] = {}
+    losses: dict[float, float] = {}
     if folds > 1:
         splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(inputs, labels))
         for strength in strengths:
-            hits = [fitted(strength, train).score(inputs[held], labels[held]) for train, held in splits]
-            scores[strength] = float(np.mean(hits))
-    chosen = _best(scores, strengths)
+            models = [(fitted(strength, train), held) for train, held in splits]
+            scores[strength] = float(np.mean([model.score(inputs[held], labels[held]) for model, held in models]))
+            losses[strength] = float(
+                np.mean(
+                    [
+                        log_loss(labels[held], model.predict_proba(inputs[held]), labels=model.classes_)
+                        for model, held in models
+                    ]
+                )
+            )
+    chosen = _best(scores, strengths, losses)
     model = fitted(chosen, np.arange(len(labels)))
     weight, intercept = model.coef_, np.broadcast_to(model.intercept_, len(model.coef_)).copy()
     if len(counts) == 2:  # one row of differences: half of it for each class
@@ -241,11 +252,13 @@ def _ridge(
     return cast(np.ndarray, model.coef_), np.asarray(model.intercept_), Probe(1 / chosen, scores, len(labels))
 
 
-def _best(scores: Mapping[float, float], strengths: Sequence[float]) -> float:
-    """The strength of the best score, the stronger regularisation of equals; the middle one without any score."""
-    return (
-        max(scores, key=lambda strength: (scores[strength], -strength)) if scores else strengths[len(strengths) // 2]
-    )
+def _best(
+    scores: Mapping[float, float], strengths: Sequence[float], losses: Mapping[float, float] | None = None
+) -> float:
+    """The strength of the best score; of equals that of the lowest loss. The middle one without any score."""
+    if not scores:
+        return strengths[len(strengths) // 2]
+    return max(scores, key=lambda strength: (scores[strength], -losses[strength] if losses else -strength))
 
 
 def _by_class(weight: Tensor, bias: Tensor, present: Sequence[int], classes: int) -> tuple[Tensor, Tensor]:

@@ -98,13 +98,24 @@ def test_only_the_head_changes_and_the_mode_comes_back():
 
 
 def test_regularisation_is_chosen_by_held_out_rows():
-    """Labels that features do not tell: the strongest regularisation loses least; easy ones: any strength will do."""
     torch.manual_seed(0)
     model = tiny_bert()
     probe = fit_head(model, batches_of(model, 4, 16))
-    assert len(probe.scores) == 7 and probe.strength in probe.scores
-    best = max(probe.scores.values())
-    assert probe.strength == min(strength for strength, score in probe.scores.items() if score == best)
+    assert len(probe.scores) == 7
+    assert probe.scores[probe.strength] == max(probe.scores.values())
+
+
+def test_of_equal_strengths_the_one_with_the_lower_loss_is_taken():
+    """Classes far apart: many strengths get all rows right, and the weakest regularisation is the surest."""
+    torch.manual_seed(0)
+    model = tiny_bert(num_labels=2)
+    batch = batches_of(model, 1, 16)[0]
+    batch["input_ids"] = torch.where(torch.arange(16).unsqueeze(1) % 2 == 0, 3, 40).expand(16, 6).contiguous()
+    batch["attention_mask"] = torch.ones(16, 6, dtype=torch.long)
+    batch["labels"] = torch.arange(16) % 2
+    probe = fit_head(model, [batch])
+    perfect = [strength for strength, score in probe.scores.items() if score == 1.0]
+    assert len(perfect) > 1 and probe.strength == max(perfect)
 
 
 def test_one_row_of_a_class_leaves_nothing_to_hold_out():

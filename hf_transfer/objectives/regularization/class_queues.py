@@ -89,8 +89,9 @@ class ClassQueues(nn.Module):
         missing = int(most) - len(labels)  # ranks may have different numbers of tokens
         features = torch.cat([features, features.new_zeros(missing, features.shape[1])]).contiguous()
         labels = torch.cat([labels, labels.new_full((missing,), UNLABELLED)]).contiguous()
-        all_features = features.new_empty(ranks * len(features), features.shape[1])
-        all_labels = labels.new_empty(ranks * len(labels))
-        distributed.all_gather_into_tensor(all_features, features)
-        distributed.all_gather_into_tensor(all_labels, labels)
-        return all_features, all_labels
+        # Into lists: torch 2.13 deprecates `all_gather_into_tensor` for a function that torch 2.9 has not.
+        all_features = [torch.empty_like(features) for _ in range(ranks)]
+        all_labels = [torch.empty_like(labels) for _ in range(ranks)]
+        distributed.all_gather(all_features, features)
+        distributed.all_gather(all_labels, labels)
+        return torch.cat(all_features), torch.cat(all_labels)
