@@ -236,6 +236,11 @@ class Source:
             self._tap.open = taps.open = False
             self.model.eval()
 
+    def leave_device(self) -> None:
+        """Go to host memory until the next call; a copy of a model in training stays, it may share its weights."""
+        if self.name:
+            self.model.to("cpu")
+
     def _set_modes(self, like: nn.Module | None) -> None:
         if like is None:
             return

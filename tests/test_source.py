@@ -273,3 +273,14 @@ def test_pickled_weights_are_not_loaded(tmp_path):
 def test_a_path_that_does_not_exist_is_refused():
     with pytest.raises(FileNotFoundError, match="does not exist.*Check the spelling"):
         Source("./no/such/model")
+
+
+def test_it_leaves_the_device_where_it_was_loaded_and_stays_where_it_may_share_weights(tmp_path, monkeypatch):
+    model = tiny_bert()
+    model.save_pretrained(tmp_path)
+    moves = []
+    monkeypatch.setattr(type(model), "to", lambda self, *place: moves.append(place) or self)
+    Source(model).leave_device()
+    assert moves == []
+    Source(tmp_path).leave_device()
+    assert moves == [("cpu",)]

@@ -159,6 +159,7 @@ class CoTuning(Objective):
         probabilities = torch.softmax(logits / self.temperature, -1)
         self.relationship.copy_(learn(probabilities, labels, count))
         self._fitted = True
+        self.source.leave_device()  # what follows needs its head alone, of which there is a copy
 
     def _predictions(self, batches: Iterable[Mapping[str, Any]], model: nn.Module) -> tuple[Tensor, Tensor]:
         """Logits of the source model `(N, C_s)` and labels `(N,)` of all labelled rows, on the CPU."""
