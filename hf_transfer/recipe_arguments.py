@@ -42,7 +42,10 @@ class LoopArguments(TransferArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
     logging_strategy: str = field(
-        default="epoch", metadata={"help": "When to log the terms of the loss: no, steps or epoch."}
+        default="epoch",
+        metadata={
+            "help": "When to log the terms of the loss: no, epoch, or steps as soon as --logging_steps is given."
+        },
     )
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "Where to report: none, tensorboard, wandb, ..."}
@@ -55,6 +58,8 @@ class LoopArguments(TransferArguments):
     def __post_init__(self):
         if self.eval_strategy != self.save_strategy or self.eval_strategy == "no":
             self.load_best_model_at_end = False  # without a checkpoint of every validation there is no best one
+        if self.logging_steps != LoopArguments.logging_steps:
+            self.logging_strategy = "steps"
         super().__post_init__()
         # Pinning speeds up copies to an accelerator; without one, torch warns at every epoch.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()

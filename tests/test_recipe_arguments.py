@@ -154,3 +154,14 @@ def test_an_unknown_augmentation_is_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit):
         parsed(DataArguments, "--augmentation", "wild")
     assert "invalid choice: 'wild'" in capsys.readouterr().err
+
+
+def test_terms_are_logged_by_epoch_or_by_the_steps_asked_for(tmp_path):
+    assert LoopArguments(output_dir=str(tmp_path)).logging_strategy == "epoch"
+    assert LoopArguments(output_dir=str(tmp_path), logging_steps=5).logging_strategy == "steps"
+
+
+def test_an_error_that_is_squared_is_to_fall(tmp_path):
+    args = LoopArguments(output_dir=str(tmp_path), metric_for_best_model="mse")
+    args.check_metric("regression")
+    assert args.greater_is_better is False

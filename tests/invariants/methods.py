@@ -63,9 +63,11 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 REFUSED = {
     ("freeze_batch_norm", "text", "any"): "no layer with running statistics",
-    ("stoch_norm", "text", "any"): "BatchNorm",
-    ("mixup", "text", "any"): "pixel_values",
-    ("cutmix", "text", "any"): "pixel_values",
+    ("stoch_norm", "text", "any"): "no batch normalisation with running statistics",
+    ("mixup", "text", "any"): "needs images",
+    ("cutmix", "text", "any"): "needs images",
+    ("reinitialize_blocks", "text", "lora"): "its base layers are frozen, and random ones would stay random",
+    ("reinitialize_blocks", "vision", "lora"): "its base layers are frozen, and random ones would stay random",
 }
 """Methods that a modality or a way of tuning cannot have, by what the error says."""
 
