@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_transfer.norms import has_statistics
 from hf_transfer.objective import Objectives
 
 
@@ -107,7 +108,7 @@ def load_statistics(model: nn.Module, folder: Path) -> None:
 def _statistics(model: nn.Module) -> dict[str, torch.Tensor]:
     if not hasattr(model, "peft_config"):  # told by attribute: `peft` is no dependency
         return {}
-    norms = {name for name, module in model.named_modules() if getattr(module, "running_mean", None) is not None}
+    norms = {name for name, module in model.named_modules() if has_statistics(module)}
     return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[0] in norms}
 
 

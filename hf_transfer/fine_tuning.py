@@ -33,9 +33,6 @@ logger = logging.get_logger(__name__)
 HELD_OUT = 0.2
 """Share of the training rows that is held out where something is chosen by validation and there is no such split."""
 
-LESS_IS_BETTER = ("loss", "mse")
-"""Metrics that are to fall."""
-
 __all__ = ["HELD_OUT", "FineTuning", "Inputs", "find_settings"]
 
 
@@ -222,8 +219,8 @@ class FineTuning:
     @property
     def greater_is_better(self) -> bool:
         """Whether more of `metric` is better."""
-        told = self.args.greater_is_better if self.args.metric_for_best_model else None
-        return self.metric not in LESS_IS_BETTER if told is None else told
+        # the arguments know the direction of a metric that was named; the loss, where none was, is to fall
+        return bool(self.args.metric_for_best_model and self.args.greater_is_better)
 
 
 def find_settings(

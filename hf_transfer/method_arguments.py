@@ -84,6 +84,10 @@ class MethodArguments:
     )
     l2sp: float = _weight("the pull to the pretrained weights (L2-SP), such as 0.01")
     delta: float = _weight("the pull to the pretrained outputs of blocks (DELTA), such as 0.1")
+    delta_attention: bool = field(
+        default=True,
+        metadata={"help": "Weigh channels for --delta by what they do for the task; slow to work out on a CPU."},
+    )
     bss: float = _weight("batch spectral shrinkage (BSS), such as 0.001")
     lwf: float = _weight("learning without forgetting (LwF), such as 1")
     co_tuning: float = _weight("co-tuning of the source head, such as 2.3")
@@ -227,7 +231,7 @@ class MethodArguments:
             "focal_gamma": lambda gamma: O.FocalLoss(gamma=gamma),
             "r_drop": lambda weight: O.RDrop(weight=weight),
             "l2sp": lambda weight: O.L2SP(weight=weight),
-            "delta": lambda weight: O.DELTA(weight=weight),
+            "delta": lambda weight: O.DELTA(attention=self.delta_attention, weight=weight),
             "bss": lambda weight: O.BatchSpectralShrinkage(weight=weight),
             "lwf": lambda weight: O.LearningWithoutForgetting(load(), weight=weight),
             "co_tuning": lambda weight: O.CoTuning(load(), weight=weight),

@@ -16,8 +16,7 @@ from typing_extensions import Unpack
 from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.arguments import TransferArguments
 from hf_transfer.attach import Attachment, attach
-from hf_transfer.callbacks import overrides
-from hf_transfer.callbacks.freezer import release
+from hf_transfer.callbacks import batch_norm, freezer, overrides
 from hf_transfer.callbacks.progress import TrackProgress
 from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
 from hf_transfer.checkpoint import (
@@ -123,7 +122,7 @@ class TransferTrainer(Trainer):
         trial: optuna.Trial | dict[str, Any] | None = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train; whatever ends the run, no parameter is left frozen by a schedule."""
+        """Train; whatever ends the run, nothing of the model is left frozen or changed by a callback."""
         if isinstance(resume_from_checkpoint, str):
             check_checkpoint(Path(resume_from_checkpoint))
         if self.model_init is None:
@@ -131,8 +130,8 @@ class TransferTrainer(Trainer):
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
-            release(cast(nn.Module, self.model))
-            overrides.release(cast(nn.Module, self.model))
+            for leftover in (freezer, batch_norm, overrides):
+                leftover.release(cast(nn.Module, self.model))
 
     def call_model_init(self, trial: optuna.Trial | dict[str, Any] | None = None) -> nn.Module:
         """A fresh model, with the objectives built anew for it."""

@@ -191,3 +191,8 @@ def test_early_stopping_says_nothing_of_best_models_in_a_search(tmp_path, caplog
     args = loop(tmp_path, load_best_model_at_end=False)
     callback.on_train_begin(args, TrainerState(), TrainerControl())
     assert not caplog.records
+
+
+def test_channel_weights_of_delta_can_be_left_out():
+    (weighted,), (alike,) = (MethodArguments(delta=0.1, delta_attention=on).objectives(HERE) for on in (True, False))
+    assert weighted.learns_from_data and not alike.learns_from_data

@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_transfer.norms import has_statistics
+
 
 class FreezeBatchNorm(TrainerCallback):
     r"""
@@ -34,36 +36,27 @@ class FreezeBatchNorm(TrainerCallback):
         4
     """
 
-    def __init__(self):
-        self._hook: Any = None
-
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """Refuse a model that has no such layers before anything is read."""
+        """Refuse a model that has no such layers before anything is read, and free it of what a crashed run left."""
         if model is not None:
+            release(model)
             norms_of(model)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Keep the layers in evaluation mode: the Trainer calls `model.train()` before every micro-batch."""
-        norms = norms_of(model)
-        self._remove()
-        self._hook = model.register_forward_pre_hook(_AtRest(norms))
+        release(model)
+        resting = _AtRest(norms_of(model))
+        resting.hook = model.register_forward_pre_hook(resting)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Leave the model as it was found."""
-        self._remove()
-        for norm in norms_of(model):
-            norm.training = model.training
-
-    def _remove(self) -> None:
-        if self._hook is not None:  # also that of a run that crashed
-            self._hook.remove()
-            self._hook = None
+        release(model)
 
     def __str__(self) -> str:
         return type(self).__name__
@@ -71,6 +64,8 @@ class FreezeBatchNorm(TrainerCallback):
 
 class _AtRest:
     """A forward pre-hook that puts modules to evaluation mode where the model is about to train."""
+
+    hook: Any
 
     def __init__(self, norms: list[nn.Module]):
         self.norms = norms
@@ -80,6 +75,15 @@ class _AtRest:
             norm.training = False
 
 
+def release(model: nn.Module) -> None:
+    """Let the statistics of a model move again, also after a run that crashed; without any at rest, do nothing."""
+    for resting in list(model._forward_pre_hooks.values()):
+        if isinstance(resting, _AtRest):
+            resting.hook.remove()
+            for norm in resting.norms:
+                norm.training = model.training
+
+
 def norms_of(model: nn.Module) -> list[nn.Module]:
     """
     The layers of a model that keep running statistics.
@@ -87,7 +91,7 @@ def norms_of(model: nn.Module) -> list[nn.Module]:
     Raises:
         ValueError: if there are none.
     """
-    norms = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
+    norms = [module for module in model.modules() if has_statistics(module)]
     if not norms:
         raise ValueError(
             f"{type(model).__name__} has no layer with running statistics: its normalisation does not depend on the "

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from hf_transfer.norms import has_statistics
+
 
 class Freezer:
     """
@@ -97,18 +99,14 @@ def resting_modules(
         inside = {id(parameter) for parameter in module.parameters()} & ruled
         follows = not inside & training if inside else parent_rests
         own = list(module.parameters(recurse=False))
-        frozen_norm = _has_statistics(module) and bool(own) and not any(parameter.requires_grad for parameter in own)
+        frozen_norm = has_statistics(module) and bool(own) and not any(parameter.requires_grad for parameter in own)
         # A module shared by two parents rests only if both do.
         rests[module] = (follows or frozen_norm) and rests.get(module, True)
         for child in module.children():
             visit(child, follows)
 
     visit(model, False)
-    return [module for module, at_rest in rests.items() if at_rest and (_has_statistics(module) or not norm_only)]
-
-
-def _has_statistics(module: nn.Module) -> bool:
-    return getattr(module, "running_mean", None) is not None
+    return [module for module, at_rest in rests.items() if at_rest and (has_statistics(module) or not norm_only)]
 
 
 def release(model: nn.Module, *, run: object = None) -> None:

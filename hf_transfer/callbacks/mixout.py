@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -16,14 +16,15 @@ from transformers.trainer_callback import ExportableState
 
 from hf_transfer.anatomy import anatomy
 from hf_transfer.callbacks.overrides import Override, put_on, release
-from hf_transfer.callbacks.selection import select_parameters
-from hf_transfer.callbacks.support import (
+from hf_transfer.callbacks.refusals import (
     is_checkpointed,
     refuse_compiled,
     refuse_partitioned,
     refuse_unrepeatable,
     saved_state,
 )
+from hf_transfer.callbacks.selection import select_parameters
+from hf_transfer.functional.fingerprint import fingerprint
 from hf_transfer.functional.mixout import mixout, rebuilt_for_backward
 from hf_transfer.functional.random_masks import bernoulli_mask, draw_seed
 from hf_transfer.functional.starting_point import compact
@@ -253,7 +254,7 @@ class Mixout(TrainerCallback, ExportableState):
         kept = {id(weight): _keep(weight) for weight in weights.values()}
         self._start = {name: kept[id(weight)] for name, weight in weights.items()}
         self._owner = ref(model)
-        self.fingerprint = _fingerprint(self._start.values())
+        self.fingerprint = fingerprint(self._start.values()).tolist()
         _STARTS[model] = self._start
 
     def _recall(self, model: nn.Module, state: TrainerState) -> None:
@@ -265,7 +266,7 @@ class Mixout(TrainerCallback, ExportableState):
                 "Mixout did not see the model before the checkpoint was loaded into it: its starting weights are "
                 "gone. Give the Trainer a `model` instead of `model_init`."
             )
-        self.fingerprint = _fingerprint(self._start.values())
+        self.fingerprint = fingerprint(self._start.values()).tolist()
         if not all(math.isclose(*pair, rel_tol=1e-5) for pair in zip(saved, self.fingerprint, strict=True)):
             raise ValueError(
                 "The checkpoint was trained with Mixout from other starting weights than the model had when the "
@@ -278,9 +279,3 @@ class Mixout(TrainerCallback, ExportableState):
 def _keep(weight: Tensor) -> Tensor:
     start = compact(weight.detach().cpu().clone())
     return start.pin_memory() if weight.is_cuda else start
-
-
-def _fingerprint(weights: Iterable[Tensor]) -> list[float]:
-    norms = torch.stack([weight.double().norm() for weight in weights])
-    order = torch.arange(1, len(norms) + 1, dtype=torch.float64)
-    return [norms.square().sum().item(), (norms * order).sum().item()]

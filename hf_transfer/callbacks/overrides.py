@@ -27,7 +27,7 @@ class Override:
 
     def compute(self, *args: Any, **kwargs: Any) -> Any:
         """What the module returns; calls `self.inner`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `compute` and return what the module does.")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Answer as the forward of the module."""

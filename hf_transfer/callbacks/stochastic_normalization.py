@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from hf_transfer.callbacks.overrides import Override, put_on, release
-from hf_transfer.callbacks.support import refuse_compiled, refuse_partitioned, refuse_unrepeatable, saved_state
+from hf_transfer.callbacks.refusals import refuse_compiled, refuse_partitioned, refuse_unrepeatable, saved_state
 from hf_transfer.functional.random_masks import bernoulli_mask, draw_seed
 from hf_transfer.functional.stochastic_normalization import select_by_channel
 

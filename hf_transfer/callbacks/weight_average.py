@@ -12,7 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from hf_transfer.callbacks.averaged_weights import AveragedWeights, read_metadata
-from hf_transfer.callbacks.support import refuse_partitioned, saved_state
+from hf_transfer.callbacks.refusals import refuse_partitioned, saved_state
 from hf_transfer.checkpoint import load_renamed_weights
 from hf_transfer.functional.weight_average import decay_at
 

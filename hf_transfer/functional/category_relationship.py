@@ -95,7 +95,7 @@ def reverse_relationship(probabilities: Tensor, labels: Tensor, num_labels: int)
     except ImportError as error:
         raise ImportError(
             f"The reverse relationship fits a logistic regression with scikit-learn; `{error.name}` is not installed. "
-            'Install it with `pip install scikit-learn`, or use `relationship="direct"`.'
+            'Install it with `pip install scikit-learn`, or use `relationship_from="direct"`.'
         ) from error
 
     def regression(strength: float) -> LogisticRegression:

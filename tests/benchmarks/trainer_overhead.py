@@ -109,6 +109,11 @@ def peak_of(side: str) -> float:
 def _peak_here(side: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         trainer_of(side, 4, folder).train()
+    return peak_mebibytes()
+
+
+def peak_mebibytes() -> float:
+    """The most memory this process ever held."""
     # Not `getrusage`: its high-water mark survives `exec`, so a child would report its parent's.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024

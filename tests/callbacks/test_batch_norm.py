@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from hf_transfer import TransferTrainer
 from hf_transfer.callbacks import FreezeBatchNorm, GradualUnfreezing
 from hf_transfer.callbacks.batch_norm import norms_of
 from tests.invariants.run import rows
@@ -82,11 +83,26 @@ def test_model_is_left_as_it_was_found(tmp_path):
 
 
 def test_a_crashed_run_leaves_nothing_in_the_next(tmp_path):
-    model, callback = tiny_resnet(), FreezeBatchNorm()
+    model = tiny_resnet()
     with pytest.raises(KeyboardInterrupt):
-        trainer(tmp_path, model, callback, Crash()).train()
-    trainer(tmp_path, model, callback).train()
+        trainer(tmp_path, model, FreezeBatchNorm(), Crash()).train()
+    assert len(model._forward_pre_hooks) == 1
+    trainer(tmp_path, model, FreezeBatchNorm()).train()  # another callback than the one that crashed
     assert len(model._forward_pre_hooks) == 0
+
+
+def test_a_crashed_run_of_ours_leaves_nothing(tmp_path):
+    model = tiny_resnet()
+    args = trainer(tmp_path, model).args
+    crashing = TransferTrainer(
+        model, args, train_dataset=rows(12, 0, True, True), callbacks=[FreezeBatchNorm(), Crash()]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        crashing.train()
+    assert len(model._forward_pre_hooks) == 0
+    before = statistics(model)
+    model.train()(pixel_values=batch_for(model)["pixel_values"])
+    assert not all(torch.equal(value, before[key]) for key, value in statistics(model).items())
 
 
 def test_beside_an_unfreezing_schedule(tmp_path):

@@ -80,5 +80,5 @@ def test_a_copy_made_in_between_steps_is_a_plain_model():
 
 
 def test_an_override_must_say_what_it_computes():
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(NotImplementedError, match="must define `compute`"):
         Override(nn.Linear(1, 1))(torch.ones(1))

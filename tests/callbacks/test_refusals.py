@@ -9,7 +9,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import TrainerState
 from transformers.training_args import ParallelMode
 
-from hf_transfer.callbacks.support import (
+from hf_transfer.callbacks.refusals import (
     is_checkpointed,
     refuse_compiled,
     refuse_partitioned,
