@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         UnfreezingSchedule,
     )
     from hf_transfer.data import mix_domains
-    from hf_transfer.features import fit_head
+    from hf_transfer.features import extract_features, fit_head, fit_probe, load_probe
+    from hf_transfer.features.layer_report import layer_report
+    from hf_transfer.features.trainer import FeatureExtractionTrainer
     from hf_transfer.objectives import (
         DELTA,
         L2SP,
@@ -66,6 +68,7 @@ __all__ = [
     "DomainAdversarial",
     "DomainAdversarialTrainer",
     "ExponentialMovingAverage",
+    "FeatureExtractionTrainer",
     "FineTuningTrainer",
     "FocalLoss",
     "FreezeBackbone",
@@ -88,8 +91,12 @@ __all__ = [
     "UnfreezingSchedule",
     "anatomy",
     "attach",
+    "extract_features",
     "fit_head",
+    "fit_probe",
     "greedy_soup",
+    "layer_report",
+    "load_probe",
     "mix_domains",
     "reinitialize_blocks",
     "snapshot",
@@ -112,7 +119,9 @@ _LAZY = {
         "UnfreezingSchedule",
     ],
     "data": ["mix_domains"],
-    "features": ["fit_head"],
+    "features": ["extract_features", "fit_head", "fit_probe", "load_probe"],
+    "features.layer_report": ["layer_report"],
+    "features.trainer": ["FeatureExtractionTrainer"],
     "objectives": [
         "DELTA",
         "L2SP",

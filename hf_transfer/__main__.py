@@ -1,4 +1,9 @@
-"""`python -m hf_transfer schedule MODEL`: write the default unfreezing schedule of a model as YAML to edit."""
+"""
+The command line, `python -m hf_transfer`:
+
+- `schedule MODEL` writes the default unfreezing schedule of a model as YAML to edit;
+- `cache list|prune|verify` shows, empties or checks the cache of features.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from hf_transfer import cache_commands
 from hf_transfer.anatomy import anatomy
 from hf_transfer.callbacks import GradualUnfreezing
 
@@ -82,7 +88,9 @@ def write_schedule(model: str, *, stages: int | None = None, order: str = "top_d
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m hf_transfer", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_transfer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("schedule", help="write the default unfreezing schedule of a model as YAML to edit")
     command.add_argument("model", help="identifier on the Hub, or path of a folder with a config.json")
@@ -90,12 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--order", choices=["top_down", "bottom_up"], default="top_down")
     command.add_argument("--task", choices=list(_AUTO_CLASSES), help="kind of classifier (default: as stored)")
     command.add_argument("--out", type=Path, help="file to write (default: standard output)")
+    cache_commands.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
-        text = write_schedule(options.model, stages=options.stages, order=options.order, task=options.task)
-    except (OSError, ValueError) as error:
+        if options.command == "cache":
+            text = cache_commands.run(options)
+        else:
+            text = write_schedule(options.model, stages=options.stages, order=options.order, task=options.task)
+    except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))
-    if options.out is None:
+    if getattr(options, "out", None) is None:
         sys.stdout.write(text)
     else:
         options.out.write_text(text, encoding="utf-8")

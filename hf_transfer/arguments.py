@@ -64,6 +64,24 @@ class TransferArguments(TrainingArguments):
             "`hf_transfer.lr_schedules` describe them."
         },
     )
+    cache_frozen_prefix: bool = field(
+        default=False,
+        metadata={
+            "help": "Store on disk what the frozen embeddings and blocks below the first trained one compute, once "
+            "per training row, and start every later step above them. Needs a freezing schedule among the callbacks."
+        },
+    )
+    frozen_prefix_max_gb: float = field(
+        default=10.0,
+        metadata={
+            "help": "Most that the stored hidden states of one phase may take on disk, in GB; a phase that needs more "
+            "trains without them."
+        },
+    )
+    frozen_prefix_cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the stored hidden states; by default beside the cached features."},
+    )
 
     def __post_init__(self):
         if isinstance(self.learning_rates, str):
@@ -95,6 +113,11 @@ class TransferArguments(TrainingArguments):
                     "stays as it is) or a positive rate."
                 )
         _ = self.lr_layout  # what it refuses is refused now
+        if self.frozen_prefix_max_gb <= 0:
+            raise ValueError(
+                f"`frozen_prefix_max_gb={self.frozen_prefix_max_gb}` leaves no room: nothing could be stored. Give a "
+                "positive number of GB, or leave `cache_frozen_prefix` out."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # `Trainer` pickles its arguments into `training_args.bin` beside the model (transformers 5.23) and pushes

@@ -50,6 +50,18 @@ class HeadTap:
         Raises:
             RuntimeError: if the forward did not pass through the head.
         """
+        features = self.take_input()
+        while features.dim() > max(2, logits.dim()):
+            features = self._pool(features, inputs)
+        return features
+
+    def take_input(self) -> Tensor:
+        """
+        What entered the head in the forward that just ended, float32 and not pooled over tokens, and forget it.
+
+        Raises:
+            RuntimeError: if the forward did not pass through the head.
+        """
         features, self._input = self._input, None
         if features is None:
             raise RuntimeError(
@@ -57,11 +69,8 @@ class HeadTap:
                 'the objectives. Name the module whose input are the features: `attach(model, ..., head="...")`.'
             )
         features = features.float()
-        if features.dim() == 4:  # channels first: a convolution as head
-            features = features.mean((2, 3))
-        while features.dim() > max(2, logits.dim()):
-            features = self._pool(features, inputs)
-        return features
+        # channels first: a convolution as head
+        return features.mean((2, 3)) if features.dim() == 4 else features
 
     def _pool(self, features: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """`(B, T, D)` to `(B, D)`, as a model does that pools its logits: at one token for text, else the mean."""

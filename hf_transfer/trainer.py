@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +28,8 @@ from hf_transfer.checkpoint import (
     save_statistics,
 )
 from hf_transfer.data.sampling import SetSamplerEpoch, domain_sampler
+from hf_transfer.frozen_prefix.rows import ROW
+from hf_transfer.frozen_prefix.support import PrefixSupport
 from hf_transfer.lr_schedules import check_phases
 from hf_transfer.objective import Objective, Objectives
 from hf_transfer.optim import learning_rates, split_groups
@@ -75,6 +77,10 @@ class TransferTrainer(Trainer):
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
         self._refuse_outside_losses(args, kwargs.get("compute_loss_func"))
         callbacks = list(kwargs.get("callbacks") or ())
+        self._prefix: PrefixSupport | None = None
+        if isinstance(args, TransferArguments) and args.cache_frozen_prefix:
+            self._prefix = PrefixSupport(self, args, callbacks, self._objectives)
+            callbacks.append(self._prefix.callback)
         if args.ddp_find_unused_parameters is None and any(isinstance(c, UnfreezingSchedule) for c in callbacks):
             # Frozen parameters take no part in the backward. With activation checkpointing the Trainer's own default
             # is False, and no callback is called in time to change it.
@@ -85,6 +91,8 @@ class TransferTrainer(Trainer):
         self.loss_is_scaled_for_ga = False
         if model is not None:
             self._attach(model)
+        if self._prefix is not None:
+            self._prefix.check()
 
     def _refuse_outside_losses(self, args: TrainingArguments, compute_loss_func: Any) -> None:
         if not self._objectives:
@@ -130,6 +138,8 @@ class TransferTrainer(Trainer):
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
+            if self._prefix is not None:
+                self._prefix.release(cast(nn.Module, self.model))
             for leftover in (freezer, batch_norm, overrides):
                 leftover.release(cast(nn.Module, self.model))
 
@@ -168,7 +178,23 @@ class TransferTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns = self._signature_columns or []
-        self._signature_columns = [*columns, *sorted(self.objectives.columns() - set(columns))]
+        extra = self.objectives.columns() | ({ROW} if self._prefix is not None else set())
+        self._signature_columns = [*columns, *sorted(extra - set(columns))]
+
+    def _get_dataloader(
+        self,
+        dataset: Dataset,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Dataset], Sampler] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader:
+        if is_training and self._prefix is not None:
+            return self._prefix.dataloader(
+                super()._get_dataloader, dataset, description, batch_size, sampler_fn, dataloader_key
+            )
+        return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # Asked of the data set as given: unused columns, `domain` among them, may be gone from `train_dataset`.

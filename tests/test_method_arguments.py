@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 
 from hf_transfer import callbacks as C
 from hf_transfer import objectives as O
-from hf_transfer.features import Probe
 from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.recipe_arguments import NEW_HEAD_LR, LoopArguments, ModelArguments
 from tests.models import batch_for, tiny_bert, tiny_resnet
@@ -177,7 +177,7 @@ def test_the_probe_has_folds_of_its_own_seed(tmp_path, monkeypatch):
 
     def fit_head(model, batches, *, seed):
         seeds.append(seed)
-        return Probe(0.1, {}, 4)
+        return SimpleNamespace(strength=0.1, scores={}, rows=4)
 
     monkeypatch.setattr("hf_transfer.method_arguments.fit_head", fit_head)
     methods, args = MethodArguments(probe_first=True), loop(tmp_path, seed=3)

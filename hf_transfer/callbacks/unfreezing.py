@@ -87,6 +87,11 @@ class UnfreezingSchedule(TrainerCallback):
         self.blocks = blocks
         self._run: ScheduledRun | None = None
 
+    @property
+    def run(self) -> ScheduledRun | None:
+        """The training run in which the schedule is in effect, if there is one."""
+        return self._run
+
     def plan(self, parts: Mapping[str, Sequence[str]]) -> tuple[Phase, ...]:
         """The phases for a model with these parts."""
         return self.phases
@@ -145,7 +150,7 @@ class UnfreezingSchedule(TrainerCallback):
         entries = entry_steps(
             phases,
             max_steps=state.max_steps,
-            steps_per_epoch=_steps_per_epoch(args, state, kwargs["train_dataloader"]),
+            steps_per_epoch=steps_per_epoch(args, state, kwargs["train_dataloader"]),
         )
         self._run = ScheduledRun(
             model,
@@ -179,7 +184,8 @@ class UnfreezingSchedule(TrainerCallback):
             self._run = None
 
 
-def _steps_per_epoch(args: TrainingArguments, state: TrainerState, dataloader: Any) -> int:
+def steps_per_epoch(args: TrainingArguments, state: TrainerState, dataloader: Any) -> int:
+    """Optimizer steps in one pass over the training data."""
     # As `Trainer.set_initial_training_values` counts them; a stream has one epoch as long as the training.
     if not has_length(dataloader):
         return state.max_steps

@@ -40,6 +40,7 @@ def test_what_the_readme_says_is_printed_is_printed():
 
 PLUMBING = {"Phase", "Plateau", "TrackProgress", "WeightSnapshot", "TransferEntry", "TransferReport"}
 METHODS = [*objectives.__all__, *(name for name in callbacks.__all__ if name not in PLUMBING)]
+METHODS += ["extract_features", "fit_probe", "FeatureExtractionTrainer", "layer_report"]
 METHODS += ["fit_head", "transfer_parameters", "reinitialize_blocks", "wise_ft", "uniform_soup", "greedy_soup"]
 
 

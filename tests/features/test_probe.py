@@ -84,7 +84,8 @@ def test_tokens_without_a_label_are_left_out():
     batches[0]["labels"][:, ::2] = -100
     features, labels = head_features(model, batches)
     assert len(features) == len(labels) == batches[0]["labels"].ne(-100).sum()
-    assert fit_head(model, batches).rows == len(labels)
+    probe = fit_head(model, batches)
+    assert probe.rows == len(labels) and probe.task == "token" and model.config.problem_type is None
 
 
 def test_only_the_head_changes_and_the_mode_comes_back():
@@ -118,21 +119,22 @@ def test_of_equal_strengths_the_one_with_the_lower_loss_is_taken():
     assert len(perfect) > 1 and probe.strength == max(perfect)
 
 
-def test_one_row_of_a_class_leaves_nothing_to_hold_out():
+def test_one_row_of_each_class_leaves_nothing_to_hold_out():
     model = tiny_bert()
-    batch = batches_of(model, 1, 5)[0]
-    batch["labels"] = torch.tensor([0, 0, 1, 1, 2])
+    batch = batches_of(model, 1, 3)[0]
+    batch["labels"] = torch.arange(3)
     probe = fit_head(model, [batch])
     assert probe.scores == {} and probe.strength == pytest.approx(0.1)
 
 
 def test_a_class_without_rows_is_never_the_answer():
+    torch.manual_seed(0)
     model = tiny_bert().eval()
     batch = batches_of(model, 1, 8)[0]
     batch["labels"] = torch.tensor([0, 2] * 4)
     fit_head(model, [batch])
     assert not model.classifier.weight[1].any()
-    assert model.classifier.bias[1] == model.classifier.bias.min()
+    assert not (model.classifier(100 * torch.randn(500, 16)).argmax(-1) == 1).any()
 
 
 def test_regression_is_the_ridge_solution():
@@ -147,7 +149,7 @@ def test_regression_is_the_ridge_solution():
     y = labels.double()
     weight = torch.linalg.solve(x.T @ x + 4.0 * torch.eye(16).double(), x.T @ (y - y.mean()))
     torch.testing.assert_close(model.classifier(features)[:, 0].double(), x @ weight + y.mean(), atol=1e-5, rtol=1e-4)
-    assert probe.strength == 4.0
+    assert probe.strength == 0.25 and probe.kind == "ridge"
 
 
 def test_no_labels():
@@ -164,11 +166,45 @@ def test_one_class():
         fit_head(model, [batch])
 
 
-def test_several_labels_a_row():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.long])
+def test_several_labels_a_row(dtype):
+    torch.manual_seed(0)
     model = tiny_bert(problem_type="multi_label_classification")
-    batch = {**batches_of(model, 1)[0], "labels": torch.ones(8, 3)}
-    with pytest.raises(ValueError, match="Rows have 3 labels each.*one class.*FreezeBackbone"):
-        fit_head(model, [batch])
+    batch = batches_of(model, 1, 16)[0]
+    batch["labels"] = torch.randint(0, 2, (16, 3)).to(dtype)
+    batch["labels"][3] = -100
+    features, labels = head_features(model, [batch])
+    assert labels.shape == (15, 3)
+    probe = fit_head(model, [batch], strengths=[0.5])
+    assert probe.task == "multi_label" and probe.rows == 15
+    inputs = StandardScaler().fit_transform(features.double().numpy())
+    found = model.classifier(features).double().sigmoid().detach().numpy()
+    for number in range(3):
+        expected = LogisticRegression(C=0.5, max_iter=5000, tol=1e-8).fit(inputs, labels[:, number].numpy())
+        np.testing.assert_allclose(found[:, number], expected.predict_proba(inputs)[:, 1], atol=2e-3)
+
+
+def test_several_real_values_a_row():
+    torch.manual_seed(0)
+    model = tiny_bert()
+    batch = {**batches_of(model, 1, 12)[0], "labels": torch.randn(12, 3)}
+    probe = fit_head(model, [batch])
+    assert (probe.kind, probe.task, model.config.problem_type) == ("ridge", "regression", "regression")
+    features, _ = head_features(model, [batch])
+    np.testing.assert_allclose(model.classifier(features).detach(), probe.logits(features), atol=1e-4)
+
+
+def test_whole_numbers_of_a_regression_are_no_yes_or_no():
+    model = tiny_bert(problem_type="regression")
+    batch = {**batches_of(model, 1)[0], "labels": torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]] * 4)}
+    assert fit_head(model, [batch]).task == "regression"
+
+
+def test_all_is_importable_from_where_it_was():
+    from hf_transfer.features import Probe, fit_probe, load_probe, probe, probes
+
+    assert (probe.Probe, probe.fit_probe, probe.load_probe) == (Probe, fit_probe, load_probe)
+    assert probes.STRENGTHS == probe.STRENGTHS and len(probe.STRENGTHS) == 7
 
 
 def test_without_scikit_learn(monkeypatch):

@@ -30,8 +30,8 @@ def argument_classes(script: Path) -> list[Any]:
     scope = runpy.run_path(str(script), run_name="recipe")
     own = [kind for kind in scope.values() if dataclasses.is_dataclass(kind) and kind.__module__ == "recipe"]
     loop = next((kind for kind in own if issubclass(kind, LoopArguments)), LoopArguments)
-    methods = [MethodArguments] if "MethodArguments" in scope else []
-    return [*(kind for kind in own if kind is not loop), *methods, ModelArguments, DataArguments, loop]
+    shared = [scope[name] for name in ("MethodArguments", "ProbeArguments", "FeatureArguments") if name in scope]
+    return [*(kind for kind in own if kind is not loop), *shared, ModelArguments, DataArguments, loop]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)

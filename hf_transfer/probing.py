@@ -1,0 +1,215 @@
+"""One run of the probing recipe: features once, probes on them, the best one written into the model's own head."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from datasets import Dataset, concatenate_datasets
+from transformers import set_seed
+from transformers.utils import logging
+
+from hf_transfer.data.loading import TransferData
+from hf_transfer.data.preparation import prepare
+from hf_transfer.feature_arguments import FeatureArguments
+from hf_transfer.features import Probe, fit_probe
+from hf_transfer.features.layer_report import layer_report
+from hf_transfer.fine_tuning import HELD_OUT
+from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
+from hf_transfer.trainer import TransferTrainer
+
+
+logger = logging.get_logger(__name__)
+
+PROBES = ("logistic", "ridge", "nearest_class_mean", "knn", "mlp")
+FOLDABLE = ("logistic", "ridge", "nearest_class_mean")
+
+__all__ = ["FOLDABLE", "PROBES", "ProbeArguments", "Probing"]
+
+
+@dataclass
+class ProbeArguments:
+    """What is fitted on the features."""
+
+    _argument_group_name = "the probe"
+
+    probes: list[str] = field(
+        default_factory=lambda: ["logistic"],
+        metadata={
+            "help": "Probes to fit; of several that can become the model's head the one that validates best does. knn "
+            "and mlp cannot, and are reported beside.",
+            "choices": list(PROBES),
+        },
+    )
+    layers: bool = field(
+        default=False,
+        metadata={"help": "Also probe every block, for which one transfers best; leaves layers.md and layers.png."},
+    )
+
+    def __post_init__(self):
+        if not set(self.probes) & set(FOLDABLE):
+            raise ValueError(
+                f"`--probes {' '.join(self.probes)}`: none of these is linear, so none can become the model's head, "
+                f"and there would be no model to save. Add one of {', '.join(FOLDABLE)}."
+            )
+
+
+class Probing:
+    """
+    Feature extraction on one data set, as the arguments of the recipe describe it.
+
+    Args:
+        dataset (`str`): Hub id, folder, file or embedded data set.
+        options (`ProbeArguments`): what is fitted.
+        feature_args (`FeatureArguments`): how features are read.
+        model_args (`ModelArguments`): which model.
+        data_args (`DataArguments`): which rows.
+        args (`LoopArguments`): folder, seed, device and Hub.
+
+    Raises:
+        ValueError: if options contradict each other or the data, before the model runs.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        options: ProbeArguments,
+        feature_args: FeatureArguments,
+        model_args: ModelArguments,
+        data_args: DataArguments,
+        args: LoopArguments,
+    ):
+        feature_args.check(data_args)
+        self.options, self.feature_args, self.data_args, self.args = options, feature_args, data_args, args
+        set_seed(args.seed)
+        with args.main_process_first(desc="loading data"):
+            data = data_args.load(dataset, args.seed)
+            self.chosen_by_validation = len(set(options.probes) & set(FOLDABLE)) > 1
+            self.held_out = data.eval is None and self.chosen_by_validation
+            if self.held_out:
+                data = data.with_validation(HELD_OUT, seed=args.seed)
+                logger.info(f"{len(data.eval or ())} training rows are held out to choose between the probes.")
+            if options.layers and not (data.eval or data.test):
+                raise ValueError(
+                    "`--layers` without a validation or test split: blocks would be ranked by the rows they were "
+                    "fitted on. Name a split, or hold rows out with `--validation_fraction 0.2`."
+                )
+            self.data: TransferData = data
+            self.model, self.processor = model_args.load(data)
+        self.model.to(args.device)
+        self.seconds: dict[str, float] = {}
+
+    def features(self) -> dict[str, Dataset]:
+        """The features of every split there is."""
+        splits = {"train": self.data.train, "eval": self.data.eval, "test": self.data.test}
+        started = time.perf_counter()
+        found = {
+            name: self.feature_args.extract(
+                self.model,
+                split,
+                self.processor,
+                self.data_args,
+                data=self.data if name == "train" else None,
+                seed=self.args.seed,
+            )
+            for name, split in splits.items()
+            if split is not None
+        }
+        self.seconds["extraction"] = time.perf_counter() - started
+        return found
+
+    def run(self) -> dict[str, Any]:
+        """Extract, fit, fold, save, push; the scores as they are written to all_results.json."""
+        splits = self.features()
+        started = time.perf_counter()
+        probes = {
+            kind: fit_probe(splits["train"], kind=kind, validation=splits.get("eval"), seed=self.args.seed)
+            for kind in dict.fromkeys(self.options.probes)
+        }
+        self.seconds["probes"] = time.perf_counter() - started
+        scores = {
+            kind: {
+                f"{name}_{metric}": value
+                for name, split in splits.items()
+                if name != "train"
+                for metric, value in probe.score(split).items()
+            }
+            for kind, probe in probes.items()
+        }
+        chosen = self._choose(probes, scores)
+        probe = probes[chosen]
+        if self.held_out:
+            whole = concatenate_datasets([splits["train"], splits["eval"]])
+            probe = fit_probe(whole, kind=chosen, seed=self.args.seed)
+            scores[chosen] |= {f"test_{metric}": value for metric, value in self._scored(probe, splits, "test").items()}
+        logger.info(_table(scores, chosen))
+        probe.fold_into(self.model)
+        results = self._results(chosen, probe, scores, splits)
+        self._save(probes, results)
+        if self.options.layers:
+            self._layers()
+        return results
+
+    def _choose(self, probes: Mapping[str, Probe], scores: Mapping[str, Mapping[str, float]]) -> str:
+        foldable = [kind for kind in probes if kind in FOLDABLE]
+        if len(foldable) == 1:
+            return foldable[0]
+        name, sign = ("mse", -1) if self.data.task == "regression" else ("accuracy", 1)
+        return max(foldable, key=lambda kind: sign * scores[kind][f"eval_{name}"])
+
+    @staticmethod
+    def _scored(probe: Probe, splits: Mapping[str, Dataset], name: str) -> dict[str, float]:
+        return probe.score(splits[name]) if name in splits else {}
+
+    def _results(
+        self, chosen: str, probe: Probe, scores: Mapping[str, Mapping[str, float]], splits: Mapping[str, Dataset]
+    ) -> dict[str, Any]:
+        return {
+            **scores[chosen],
+            "probe": chosen,
+            "probe_strength": probe.strength,
+            "probes": {kind: dict(values) for kind, values in scores.items()},
+            "train_samples": probe.rows,
+            **{f"{name}_seconds": round(value, 3) for name, value in self.seconds.items()},
+        }
+
+    def _save(self, probes: Mapping[str, Probe], results: Mapping[str, Any]) -> None:
+        folder = Path(str(self.args.output_dir))
+        self.args.without_validation()  # the Trainer saves and pushes, but trains nothing
+        trainer = TransferTrainer(self.model, self.args, processing_class=self.processor)
+        if trainer.is_world_process_zero():
+            for kind, probe in probes.items():
+                probe.save(folder / "probes" / kind)
+            temporary = folder / "all_results.tmp"
+            temporary.write_text(json.dumps(results, indent=4), encoding="utf-8")
+            os.replace(temporary, folder / "all_results.json")
+        trainer.save_model()
+        if self.args.push_to_hub:
+            trainer.push_to_hub(tasks=self.data.task)
+
+    def _layers(self) -> None:
+        """Which block transfers best, judged on the validation rows, else on the test rows."""
+        judge = cast(Dataset, self.data.eval or self.data.test)
+        rows = [prepare(part, self.processor, max_length=self.data_args.max_length) for part in (self.data.train, judge)]
+        report = layer_report(
+            self.model, rows[0], rows[1], self.processor, extraction={"cache_dir": self.feature_args.cache_dir}
+        )
+        if self.args.should_save:
+            folder = Path(str(self.args.output_dir))
+            (folder / "layers.md").write_text(report.table() + "\n", encoding="utf-8")
+            report.plot(folder / "layers.png")
+        logger.info(f"Which block transfers best:\n{report.table()}")
+
+
+def _table(scores: Mapping[str, Mapping[str, float]], chosen: str) -> str:
+    names = list(next(iter(scores.values())))
+    lines = [f"| probe | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for kind, values in scores.items():
+        shown = f"**{kind}**" if kind == chosen and len(scores) > 1 else kind
+        lines.append(f"| {shown} | {' | '.join(f'{values[name]:.4f}' for name in names)} |")
+    return "\n".join(["Probes on the features (bold: the one that becomes the head)", *lines])
