@@ -8,7 +8,6 @@ from typing import Any
 from datasets import Dataset
 
 from hf_transfer.data.augmentation import augmentation
-from hf_transfer.data.loading import TransferData
 from hf_transfer.features import extract_features
 from hf_transfer.recipe_arguments import DataArguments
 
@@ -36,9 +35,12 @@ class FeatureArguments:
             "choices": ["float32", "float16", "bfloat16"],
         },
     )
-    feature_batch_size: int = field(default=32, metadata={"help": "Rows of a forward; the features do not depend on it."})
+    feature_batch_size: int = field(
+        default=32, metadata={"help": "Rows of a forward; the features do not depend on it."}
+    )
     views: int = field(
-        default=1, metadata={"help": "With --augmentation: this many augmented views of every training image are kept."}
+        default=1,
+        metadata={"help": "With --augmentation: how many augmented views of a training image are kept."},
     )
     cache_dir: str | None = field(
         default=None,
@@ -65,7 +67,7 @@ class FeatureArguments:
         data_args: DataArguments,
         *,
         taps: Any = "head",
-        data: TransferData | None = None,
+        training: bool = False,
         seed: int = 0,
     ) -> Dataset:
         """
@@ -76,11 +78,10 @@ class FeatureArguments:
             split (`datasets.Dataset`): raw rows.
             data_args (`DataArguments`): longest text and augmentation.
             taps: as for [`extract_features`].
-            data (`TransferData`, *optional*): the data set of a training split, whose images are augmented where
-                --views says so.
+            training (`bool`, *optional*): whether these are training rows, whose views --views counts.
             seed (`int`, *optional*): draws the views.
         """
-        views = self.views if data is not None else 1
+        views = self.views if training else 1
         return extract_features(
             model,
             split,

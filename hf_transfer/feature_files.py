@@ -57,7 +57,7 @@ def write_features(
                 processor,
                 data_args,
                 taps=list(taps),
-                data=data if name == "train" else None,
+                training=name == "train",
                 seed=args.seed,
             )
             files[name] = Path(str(args.output_dir)) / "data" / f"{name}.parquet"

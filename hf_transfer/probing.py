@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from datasets import Dataset, concatenate_datasets
+import numpy as np
+from datasets import Dataset
 from transformers import set_seed
 from transformers.utils import logging
 
 from hf_transfer.data.loading import TransferData
-from hf_transfer.data.preparation import prepare
+from hf_transfer.data.subsets import stratified_split
 from hf_transfer.feature_arguments import FeatureArguments
 from hf_transfer.features import Probe, fit_probe
 from hf_transfer.features.layer_report import layer_report
@@ -89,11 +90,6 @@ class Probing:
         set_seed(args.seed)
         with args.main_process_first(desc="loading data"):
             data = data_args.load(dataset, args.seed)
-            self.chosen_by_validation = len(set(options.probes) & set(FOLDABLE)) > 1
-            self.held_out = data.eval is None and self.chosen_by_validation
-            if self.held_out:
-                data = data.with_validation(HELD_OUT, seed=args.seed)
-                logger.info(f"{len(data.eval or ())} training rows are held out to choose between the probes.")
             if options.layers and not (data.eval or data.test):
                 raise ValueError(
                     "`--layers` without a validation or test split: blocks would be ranked by the rows they were "
@@ -114,7 +110,7 @@ class Probing:
                 split,
                 self.processor,
                 self.data_args,
-                data=self.data if name == "train" else None,
+                training=name == "train",
                 seed=self.args.seed,
             )
             for name, split in splits.items()
@@ -127,48 +123,48 @@ class Probing:
         """Extract, fit, fold, save, push; the scores as they are written to all_results.json."""
         splits = self.features()
         started = time.perf_counter()
-        probes = {
-            kind: fit_probe(splits["train"], kind=kind, validation=splits.get("eval"), seed=self.args.seed)
-            for kind in dict.fromkeys(self.options.probes)
-        }
+        kinds = list(dict.fromkeys(self.options.probes))
+        compared = sum(kind in FOLDABLE for kind in kinds) > 1
+        held_out = compared and "eval" not in splits
+        known = dict(splits)
+        if held_out:
+            known["train"], known["eval"] = self._held_out(splits["train"])
+        probes = {kind: self._fitted(kind, known) for kind in kinds}
+        scores = {kind: _scores(probe, known) for kind, probe in probes.items()}
+        chosen = self._chosen(scores) if compared else next(kind for kind in kinds if kind in FOLDABLE)
+        if held_out:
+            probes[chosen] = self._fitted(chosen, splits)  # on all training rows
+            scores[chosen] |= _scores(probes[chosen], splits)
         self.seconds["probes"] = time.perf_counter() - started
-        scores = {
-            kind: {
-                f"{name}_{metric}": value
-                for name, split in splits.items()
-                if name != "train"
-                for metric, value in probe.score(split).items()
-            }
-            for kind, probe in probes.items()
-        }
-        chosen = self._choose(probes, scores)
-        probe = probes[chosen]
-        if self.held_out:
-            whole = concatenate_datasets([splits["train"], splits["eval"]])
-            probe = fit_probe(whole, kind=chosen, seed=self.args.seed)
-            scores[chosen] |= {f"test_{metric}": value for metric, value in self._scored(probe, splits, "test").items()}
         logger.info(_table(scores, chosen))
-        probe.fold_into(self.model)
-        results = self._results(chosen, probe, scores, splits)
+        probes[chosen].fold_into(self.model)
+        results = self._results(chosen, probes[chosen], scores)
         self._save(probes, results)
         if self.options.layers:
             self._layers()
         return results
 
-    def _choose(self, probes: Mapping[str, Probe], scores: Mapping[str, Mapping[str, float]]) -> str:
-        foldable = [kind for kind in probes if kind in FOLDABLE]
-        if len(foldable) == 1:
-            return foldable[0]
+    def _fitted(self, kind: str, splits: Mapping[str, Dataset]) -> Probe:
+        return fit_probe(splits["train"], kind=kind, validation=splits.get("eval"), seed=self.args.seed)
+
+    def _held_out(self, features: Dataset) -> tuple[Dataset, Dataset]:
+        """The features of the training rows in two parts, the views of an image in one."""
+        single = bool(self.data.label_names) and self.data.task != "token-classification"
+        ids = np.asarray(features["id"][:])
+        rows = np.unique(ids, return_index=True)[1]  # ids are the numbers from 0 on
+        strata = np.asarray(features["labels"][:])[rows] if single else np.zeros(len(rows), dtype=np.int64)
+        _, held_out = stratified_split(strata, HELD_OUT, seed=self.args.seed, names=self.data.label_names)
+        logger.info(f"{len(held_out)} training rows are held out to choose between the probes.")
+        inside = np.isin(ids, held_out)
+        return features.select(np.flatnonzero(~inside)), features.select(np.flatnonzero(inside))
+
+    def _chosen(self, scores: Mapping[str, Mapping[str, float]]) -> str:
+        """The probe that validates best of those that can become the head."""
         name, sign = ("mse", -1) if self.data.task == "regression" else ("accuracy", 1)
+        foldable = [kind for kind in scores if kind in FOLDABLE]
         return max(foldable, key=lambda kind: sign * scores[kind][f"eval_{name}"])
 
-    @staticmethod
-    def _scored(probe: Probe, splits: Mapping[str, Dataset], name: str) -> dict[str, float]:
-        return probe.score(splits[name]) if name in splits else {}
-
-    def _results(
-        self, chosen: str, probe: Probe, scores: Mapping[str, Mapping[str, float]], splits: Mapping[str, Dataset]
-    ) -> dict[str, Any]:
+    def _results(self, chosen: str, probe: Probe, scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         return {
             **scores[chosen],
             "probe": chosen,
@@ -195,15 +191,28 @@ class Probing:
     def _layers(self) -> None:
         """Which block transfers best, judged on the validation rows, else on the test rows."""
         judge = cast(Dataset, self.data.eval or self.data.test)
-        rows = [prepare(part, self.processor, max_length=self.data_args.max_length) for part in (self.data.train, judge)]
         report = layer_report(
-            self.model, rows[0], rows[1], self.processor, extraction={"cache_dir": self.feature_args.cache_dir}
+            self.model,
+            self.data.train,
+            judge,
+            self.processor,
+            seed=self.args.seed,
+            extraction={"cache_dir": self.feature_args.cache_dir, "max_length": self.data_args.max_length},
         )
         if self.args.should_save:
             folder = Path(str(self.args.output_dir))
             (folder / "layers.md").write_text(report.table() + "\n", encoding="utf-8")
             report.plot(folder / "layers.png")
         logger.info(f"Which block transfers best:\n{report.table()}")
+
+
+def _scores(probe: Probe, splits: Mapping[str, Dataset]) -> dict[str, float]:
+    return {
+        f"{name}_{metric}": value
+        for name, split in splits.items()
+        if name != "train"
+        for metric, value in probe.score(split).items()
+    }
 
 
 def _table(scores: Mapping[str, Mapping[str, float]], chosen: str) -> str:

@@ -4,8 +4,8 @@
     python -m tests.benchmarks.extraction
     python -m tests.benchmarks.extraction --text_model path/to/minilm --texts sst2/train.csv
 
-Texts go through a BERT of MiniLM's size with mean pooling, against `SentenceTransformer.encode` (where it is installed)
-and the `feature-extraction` pipeline; images through a MobileNetV1 against the `image-feature-extraction` pipeline.
+Texts go through a BERT of MiniLM's size with mean pooling, against `SentenceTransformer.encode` (where installed) and
+the `feature-extraction` pipeline; images through a MobileNetV1 against the `image-feature-extraction` pipeline.
 Without arguments weights, sentences and photographs are made up. The sides take turns, ratios are those of the median
 times. The floor is the time of the matrix products of the unpadded tokens at the matrix rate measured here; decoding
 and processing of the images is reported apart. Peak memory is that of a process of its own, for N rows and for 10 N.
@@ -125,7 +125,7 @@ def text_sides(folder: Path, texts: Dataset) -> dict[str, Callable[[], Any]]:
     }
     if importlib.util.find_spec("sentence_transformers") is not None:
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import Pooling, Transformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
         body = Transformer(str(folder), max_seq_length=MAX_LENGTH)
         encoder = SentenceTransformer(modules=[body, Pooling(384, "mean")], device="cpu")
@@ -141,7 +141,9 @@ def image_sides(folder: Path, images: Dataset) -> dict[str, Callable[[], Any]]:
         "extract_features": lambda: cold(model, images, processor, batch_size=BATCH),
         "pipeline, defaults": lambda: [pipe(row) for row in images["image"]],
         f"pipeline, batches of {BATCH}": lambda: pipe(list(images["image"]), batch_size=BATCH),
-        "decoding and processing alone": lambda: [ready[start : start + BATCH] for start in range(0, len(ready), BATCH)],
+        "decoding and processing alone": lambda: [
+            ready[start : start + BATCH] for start in range(0, len(ready), BATCH)
+        ],
     }
 
 
@@ -206,6 +208,11 @@ def compare(sides: dict[str, Callable[[], Any]], rows: int, rounds: int) -> dict
     return medians
 
 
+def told_floor(floor: float, medians: dict[str, float]) -> None:
+    share = floor / medians["extract_features"]
+    sys.stdout.write(f"\nfloor (matrix products alone): {floor:.2f} s, {share:.0%} of the time\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text_model", type=Path, help="folder of a text encoder (default: made up, MiniLM's size)")
@@ -229,14 +236,18 @@ def main() -> None:
         write(f"\n{len(texts)} texts\n\n")
         medians = compare(text_sides(text_model, texts.select_columns(["text"])), len(texts), options.rounds)
         floor = text_floor(text_model, texts)
-        write(f"\nfloor (matrix products alone) {floor:.2f} s, {floor / medians['extract_features']:.0%} of the time\n")
+        write(
+            f"\nfloor (matrix products alone) {floor:.2f} s, {floor / medians['extract_features']:.0%} of the time\n"
+        )
         write(f"\n{len(images)} images\n\n")
         medians = compare(image_sides(image_model, images.select_columns(["image"])), len(images), options.rounds)
         floor = image_floor(image_model, len(images))
-        write(f"\nfloor (matrix products alone) {floor:.2f} s, {floor / medians['extract_features']:.0%} of the time\n")
+        write(
+            f"\nfloor (matrix products alone) {floor:.2f} s, {floor / medians['extract_features']:.0%} of the time\n"
+        )
         for kind, folder in (("text", text_model), ("image", image_model)) if options.memory else ():
             few, many = (peak_of(kind, str(folder), rows) for rows in (options.memory, 10 * options.memory))
-            write(f"\npeak memory, {kind}: {few:.0f} MiB for {options.memory} rows, {many / few:.3f} times for 10 times\n")
+            write(f"\npeak memory, {kind}: {few:.0f} MiB for {options.memory} rows, {many / few:.3f} times for 10x\n")
 
 
 if __name__ == "__main__":

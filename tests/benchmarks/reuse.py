@@ -73,8 +73,9 @@ class Side:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.raw = rows_of(options)
         self.tokenised = [
-            part.map(lambda rows: self.tokenizer(rows["text"], truncation=True, max_length=MAX_LENGTH), batched=True)
-            .remove_columns(["text"])
+            part.map(
+                lambda rows: self.tokenizer(rows["text"], truncation=True, max_length=MAX_LENGTH), batched=True
+            ).remove_columns(["text"])
             for part in self.raw
         ]
         self.common = {
