@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     )
     from hf_transfer.data import mix_domains
     from hf_transfer.features import extract_features, fit_head, fit_probe, load_probe
-    from hf_transfer.features.layer_report import layer_report
-    from hf_transfer.features.trainer import FeatureExtractionTrainer
+    from hf_transfer.features.layers.layer_report import layer_report
+    from hf_transfer.features.training.trainer import FeatureExtractionTrainer
     from hf_transfer.objectives import (
         DELTA,
         L2SP,
@@ -120,8 +120,8 @@ _LAZY = {
     ],
     "data": ["mix_domains"],
     "features": ["extract_features", "fit_head", "fit_probe", "load_probe"],
-    "features.layer_report": ["layer_report"],
-    "features.trainer": ["FeatureExtractionTrainer"],
+    "features.layers.layer_report": ["layer_report"],
+    "features.training.trainer": ["FeatureExtractionTrainer"],
     "objectives": [
         "DELTA",
         "L2SP",

@@ -19,7 +19,7 @@ from hf_transfer.data.loading import TransferData
 from hf_transfer.data.subsets import stratified_split
 from hf_transfer.feature_arguments import FeatureArguments
 from hf_transfer.features import Probe, fit_probe
-from hf_transfer.features.layer_report import layer_report
+from hf_transfer.features.layers.layer_report import layer_report
 from hf_transfer.fine_tuning import HELD_OUT
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 from hf_transfer.trainer import TransferTrainer

@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 from hf_transfer.cache_commands import _ago, _text, add_commands, human_size, parse_size, run
 from hf_transfer.features.cache import Entry, entries
-from tests.features.test_cache_listing import entry
+from tests.features.cache.test_listing import entry
 
 
 def command(cache, *words: str) -> str:
@@ -93,7 +93,7 @@ def test_zero_is_a_condition(tmp_path):
 
 
 def test_verify_says_which_shards_were_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(logging.get_logger("hf_transfer.features.entry"), "warning", lambda text: None)
+    monkeypatch.setattr(logging.get_logger("hf_transfer.features.cache.entry"), "warning", lambda text: None)
     made, other = entry(tmp_path, "one"), entry(tmp_path, "other", days=1)
     damaged = next(made.folder.glob("shard-00001-*"))
     damaged.write_bytes(b"damaged")

@@ -35,7 +35,7 @@ def rows_digest(dataset: Any, without: set[str]) -> str:
         import datasets
 
         if isinstance(dataset, datasets.Dataset):
-            from hf_transfer.features.digests import data_digest
+            from hf_transfer.features.cache.digests import data_digest
 
             return data_digest(dataset, [name for name in dataset.column_names if name not in without])
     import xxhash

@@ -240,7 +240,7 @@ class FrozenPrefix:
 
     def _open(self, prefix: Prefix, recording: Recording, layout: Layout, identity: Any) -> Table:
         from hf_transfer.features.cache import Entry
-        from hf_transfer.features.digests import weights_digest
+        from hf_transfer.features.cache.digests import weights_digest
 
         assert self._facts is not None
         if layout.bytes > self.max_gb * 1e9:
