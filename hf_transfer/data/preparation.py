@@ -17,6 +17,7 @@ from transformers import (
     default_data_collator,
 )
 
+from hf_transfer.data.pixel_values import pixel_values
 from hf_transfer.functional.task_loss import UNLABELLED
 
 
@@ -105,7 +106,7 @@ class _ImageTransform:
         if "image" not in batch:
             return batch
         images = [_decoded(image).convert("RGB") for image in batch.pop("image")]
-        pixels = self.processor(images, return_tensors="pt")["pixel_values"]
+        pixels = pixel_values(self.processor, images)
         pixels = pixels if self.augment is None else self.augment(pixels)
         return {**batch, "pixel_values": list(torch.unbind(pixels))}
 

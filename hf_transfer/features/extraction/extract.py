@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
@@ -17,7 +16,8 @@ from hf_transfer.features.cache.shards import shard_files
 from hf_transfer.features.extraction.fetched_rows import Views
 from hf_transfer.features.extraction.inputs import Source, find_source
 from hf_transfer.features.extraction.joined_columns import check_columns, joined
-from hf_transfer.features.extraction.prefetch import ahead, cores
+from hf_transfer.features.extraction.prefetch import ahead
+from hf_transfer.features.extraction.preparing import rows_per_forward, threads_for
 from hf_transfer.features.extraction.ranks import Ranks
 from hf_transfer.features.extraction.shard_columns import ShardColumns
 from hf_transfer.features.extraction.steady import Grouping, batches_of, grouping_for, refuse_random_inputs
@@ -83,7 +83,8 @@ def extract_features(
             it replaces the model's own pooling where the head sees tokens, as that of decoders and of token
             classifiers does.
         batch_size (`int`, *optional*, defaults to 32):
-            Rows per forward. The features do not depend on it, but for rounding.
+            Most rows per forward. The features do not depend on it, but for rounding. On a CPU images go at most 16 at
+            a time, as larger batches are slower there.
         max_length (`int`, *optional*):
             Longest text in tokens, as in [`prepare`]: by default as long as the tokenizer allows, 512 at most.
         dtype (`str`, *optional*, defaults to `"float32"`):
@@ -101,9 +102,9 @@ def extract_features(
         data_collator (`Callable`, *optional*):
             Makes a batch of a list of rows, in place of the padding here.
         num_workers (`int`, *optional*):
-            Threads that decode and process images, sound and text while the model runs; 0 for none. By default as many
-            as there are cores that the model does not use, at most 8 (1 for text and for transforms of your own): on a
-            CPU those beyond `torch.get_num_threads()`.
+            Threads that decode and process images, sound and text while the model runs; 0 for none. By default one
+            per core beside an accelerator, and half of that on a CPU, at most 8; for text and for transforms of your
+            own 1, on a CPU 0.
         cache_dir (`str` or `PathLike`, *optional*):
             Where entries lie; `hf_transfer/features` under the Hugging Face home by default. Several machines must
             share it.
@@ -164,10 +165,11 @@ def extract_features(
     missing = ranks.from_main(lambda: entry.missing())
     if missing:
         with ranks.failing_together():
-            workers = _workers(model, source) if num_workers is None else num_workers
+            workers = threads_for(model, source) if num_workers is None else num_workers
             bar = progress and ranks.is_main
             shards = ranks.share(missing)
-            _compute(model, source, found, entry, shards, batch_size=batch_size, dtype=dtype, workers=workers, bar=bar)
+            size = rows_per_forward(model, source, batch_size)
+            _compute(model, source, found, entry, shards, batch_size=size, dtype=dtype, workers=workers, bar=bar)
     return joined(entry, dataset, source, columns)
 
 
@@ -239,21 +241,6 @@ def _hashed(function: Any, argument: str) -> str:
             f"`{argument}` cannot be pickled ({error}), so what it does cannot be part of the key, and features of "
             "another would pass for its own. Define it as a function or class of a module."
         ) from error
-
-
-def _workers(model: nn.Module, source: Source) -> int:
-    """
-    Threads that prepare batches: as many as the model leaves cores.
-
-    Measured with MobileNet on two busy cores: decoding beside the forward makes a forward on the same cores slower by
-    up to a fifth, and processes in place of threads by more (a fork, and a copy of every batch). Beside an accelerator
-    all cores are free; what PIL and NumPy leave under Python's lock keeps more than about eight threads from helping.
-    """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    free = min(8, cores() - torch.get_num_threads() if on_cpu else cores())
-    # a transform of the user's may hold what two threads must not use at once, such as a tokenizer
-    several = source.kind == "fetched" and source.processor is not None
-    return max(0, free if several else min(free, 1))
 
 
 def _compute(

@@ -140,7 +140,11 @@ class TapReader:
         if not isinstance(value, Tensor):
             return value
         value = value.to(self.device, non_blocking=True)
-        return value.to(self._float) if value.is_floating_point() else value
+        if not value.is_floating_point():
+            return value
+        # images: convolutions on a CPU are up to twice as fast with the channels last
+        layout = torch.channels_last if value.dim() == 4 and self.device.type == "cpu" else torch.preserve_format
+        return value.to(self._float, memory_format=layout)
 
     def _learn(self, outputs: Any) -> None:
         logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[0]

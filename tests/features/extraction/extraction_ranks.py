@@ -1,4 +1,4 @@
-"""`python -m tests.features.extraction.extraction_ranks OUT [KILL]`: extract on every rank; rank 0 saves the result."""
+"""`python -m tests.features.extraction.extraction_ranks OUT [KILL]`: extract on each rank; rank 0 saves the result."""
 
 from __future__ import annotations
 

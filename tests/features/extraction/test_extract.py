@@ -14,7 +14,7 @@ from hf_transfer.data.preparation import prepare
 from hf_transfer.features.cache.entry import Entry
 from hf_transfer.features.extraction import extract as extraction
 from hf_transfer.features.extraction.extract import extract_features
-from hf_transfer.features.extraction.inputs import Source, find_source
+from hf_transfer.features.extraction.inputs import Source
 from hf_transfer.features.extraction.shard_columns import ShardColumns
 from hf_transfer.features.extraction.taps import block_outputs
 from tests.features.extraction.extraction_data import (
@@ -539,28 +539,6 @@ def test_progress_is_shown_in_examples_a_second(tmp_path, capfd):
         assert "Extracting" not in capfd.readouterr().err
     finally:
         transformers.logging.disable_progress_bar()
-
-
-def test_threads_are_as_many_as_the_model_leaves_cores(monkeypatch):
-    source = {
-        "images": find_source(tiny_vit(), images(), image_processor()),
-        "text": find_source(tiny_bert(), texts(), tokenizer()),
-        "own": find_source(
-            tiny_vit(),
-            images().with_transform(
-                prepare(images(), image_processor()).format["format_kwargs"]["transform"].__call__
-            ),
-        ),
-    }
-
-    def counts(cores, threads, model):
-        monkeypatch.setattr(extraction, "cores", lambda: cores)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        return [extraction._workers(model, source[kind]) for kind in ("images", "text", "own")]
-
-    assert counts(2, 2, tiny_vit()) == counts(1, 4, tiny_vit()) == [0, 0, 0]
-    assert counts(4, 1, tiny_vit()) == [3, 1, 1] and counts(64, 8, tiny_vit()) == [8, 1, 1]
-    assert counts(4, 4, tiny_vit().to("meta")) == [4, 1, 1]
 
 
 # --- refusals
