@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -21,6 +21,7 @@ from transformers import (
 
 from hf_transfer.data.loading import load_splits
 from hf_transfer.features import load_probe
+from tests.hub_server import HubServer
 from tests.recipes.conftest import RECIPES, image_folder
 
 
@@ -170,3 +171,20 @@ def test_results_are_strict_json(run, tmp_path, images, image_model):
         pytest.fail(f"{constant} is no JSON")
 
     json.loads((tmp_path / "out" / "all_results.json").read_text(), parse_constant=refuse)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # as in tests/test_push_to_hub.py
+def test_pushed_it_is_a_model_on_the_hub(run, reviews, text_model, tmp_path):
+    with HubServer() as hub, hub.connected(tmp_path / "home"):
+        run(
+            "feature_extraction",
+            *("--model_name_or_path", text_model, "--dataset_name", reviews, "--push_to_hub"),
+            *("--hub_model_id", "user/probed", "--hub_token", hub.token, "--hub_private_repo", "true"),
+        )
+        files = hub.files("user/probed")
+        assert load(files["model.safetensors"])["classifier.weight"].equal(
+            load_file(tmp_path / "out" / "model.safetensors")["classifier.weight"]
+        )
+        assert {"config.json", "tokenizer.json", "README.md"} <= set(files)
+        assert hub.repository("user/probed").private
+        assert not [name for name, content in files.items() if hub.token.encode() in content]
