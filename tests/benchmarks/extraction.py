@@ -236,16 +236,10 @@ def main() -> None:
         write(f"threads: {torch.get_num_threads()}, matrix rate: {rate / 1e9:.0f} GFLOP/s\n")
         write(f"\n{len(texts)} texts\n\n")
         medians = compare(text_sides(text_model, texts.select_columns(["text"])), len(texts), options.rounds)
-        floor = text_floor(text_model, texts)
-        write(
-            f"\nfloor (matrix products alone) {floor:.2f} s, {floor / medians['extract_features']:.0%} of the time\n"
-        )
+        tell_floor(text_operations(text_model, texts) / rate, medians)
         write(f"\n{len(images)} images\n\n")
         medians = compare(image_sides(image_model, images.select_columns(["image"])), len(images), options.rounds)
-        floor = image_floor(image_model, len(images))
-        write(
-            f"\nfloor (matrix products alone) {floor:.2f} s, {floor / medians['extract_features']:.0%} of the time\n"
-        )
+        tell_floor(image_operations(image_model, len(images)) / rate, medians)
         for kind, folder in (("text", text_model), ("image", image_model)) if options.memory else ():
             few, many = (peak_of(kind, str(folder), rows) for rows in (options.memory, 10 * options.memory))
             write(f"\npeak memory, {kind}: {few:.0f} MiB for {options.memory} rows, {many / few:.3f} times for 10x\n")
