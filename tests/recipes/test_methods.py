@@ -23,6 +23,7 @@ TEXT: dict[str, tuple[Any, ...]] = {
     "a_source_with_its_head": ("--lwf", 1, "--co_tuning", 2, "--label_smoothing", 0.1, "--mixout", 0.5),
     "another_source": ("--source_name_or_path", "other", "--co_tuning", 2, "--class_balanced", 0.99),
     "contrast": ("--bi_tuning", 1, "--supervised_contrastive", 0.1, "--reinitialize_blocks", 1),
+    "outputs": ("--delta", 0.1, "--delta_attention", "false"),
     "task": ("--r_drop", 0.5, "--focal_gamma", 2, "--early_stopping_patience", 3),
     "transferred": ("--transfer_from", "other", "--transfer_blocks", 2, "--freeze", "gradual", "--stages", 3),
 }

@@ -29,7 +29,7 @@ def test_the_same_in_another_process():
         capture_output=True,
         text=True,
         env=environment,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == digest_program.digests()

@@ -41,7 +41,7 @@ from tests.invariants.run import rows
 from tests.test_trainer import QUIET, arguments, mixed, seeded, terms, weights
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
