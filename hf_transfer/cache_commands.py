@@ -186,7 +186,8 @@ def _text(description: Mapping[str, Any], *names: str) -> str:
     """A field of a description in a cell, whatever wrote it."""
     value = next((description[name] for name in names if name in description), None)
     if isinstance(value, (list, tuple)):
-        value = ", ".join(str(item) for item in value)
+        # a tap is its column, its module and its pooling
+        value = ", ".join(str(item[0] if isinstance(item, (list, tuple)) and item else item) for item in value)
     elif isinstance(value, Mapping):
         value = value.get("name")
     text = " ".join(str(value).split()) if value not in (None, "") else "-"

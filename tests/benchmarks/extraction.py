@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--images", help="folder of images (default: made up)")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, default=400, help="N of the memory comparison; 0 leaves it out")
+    parser.add_argument("--memory", type=int, default=1000, help="N of the memory comparison; 0 leaves it out")
     options = parser.parse_args()
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as made:
