@@ -173,7 +173,8 @@ def test_times_for_people():
 def test_cells_show_whatever_a_description_holds():
     assert _text({"model": "a\nb"}, "model") == "a b"
     assert _text({"taps": ["head", 3]}, "taps", "tap") == "head, 3"
-    assert _text({"taps": [["features", "classifier", None], ["block.0", "layer.0", "mean"]]}, "taps") == "features, block.0"
+    taps = [["features", "classifier", None], ["block.0", "layer.0", "mean"]]
+    assert _text({"taps": taps}, "taps") == "features, block.0"
     assert _text({"tap": "head"}, "taps", "tap") == "head"
     assert _text({"model": {"name": "bert", "digest": "0"}}, "model") == "bert"
     assert _text({}, "model") == _text({"model": None}, "model") == _text({"model": ""}, "model") == "-"
