@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import set_seed
 from transformers.utils import logging
 
+from hf_transfer.anatomy import anatomy
 from hf_transfer.data.loading import TransferData
 from hf_transfer.data.subsets import stratified_split
 from hf_transfer.feature_arguments import FeatureArguments
@@ -40,10 +41,10 @@ class ProbeArguments:
     _argument_group_name = "the probe"
 
     probes: list[str] = field(
-        default_factory=lambda: ["logistic"],
+        default_factory=list,
         metadata={
-            "help": "Probes to fit; of several that can become the model's head the one that validates best does. knn "
-            "and mlp cannot, and are reported beside.",
+            "help": "Probes to fit, by default logistic, or ridge for real-valued labels; of several that can become "
+            "the model's head the one that validates best does. knn and mlp cannot, and are reported beside.",
             "choices": list(PROBES),
         },
     )
@@ -53,7 +54,7 @@ class ProbeArguments:
     )
 
     def __post_init__(self):
-        if not set(self.probes) & set(FOLDABLE):
+        if self.probes and not set(self.probes) & set(FOLDABLE):
             raise ValueError(
                 f"`--probes {' '.join(self.probes)}`: none of these is linear, so none can become the model's head, "
                 f"and there would be no model to save. Add one of {', '.join(FOLDABLE)}."
@@ -97,8 +98,30 @@ class Probing:
                 )
             self.data: TransferData = data
             self.model, self.processor = model_args.load(data)
+            self.kinds = self._kinds(options.probes)
         self.model.to(args.device)
         self.seconds: dict[str, float] = {}
+
+    def _kinds(self, wanted: Sequence[str]) -> list[str]:
+        """The probes to fit, refused now if one is not for the labels or none is for the head."""
+        regression = self.data.task == "regression"
+        kinds = list(dict.fromkeys(wanted)) or ["ridge" if regression else "logistic"]
+        classifiers = {"logistic", "nearest_class_mean"} & set(kinds)
+        if regression and classifiers:
+            raise ValueError(
+                f"`--probes {' '.join(sorted(classifiers))}` with real-valued labels: these predict classes, of which "
+                "there are none. Choose ridge, and knn or mlp beside it."
+            )
+        self.head_has_bias = self.model.get_submodule(anatomy(self.model).head).bias is not None
+        self.foldable = [kind for kind in kinds if kind in FOLDABLE]
+        if not self.head_has_bias:  # decoders; a distance to class means cannot do without
+            self.foldable = [kind for kind in self.foldable if kind != "nearest_class_mean"]
+        if not self.foldable:
+            raise ValueError(
+                f"`--probes {' '.join(kinds)}` for {type(self.model).__name__}, whose head has no bias: "
+                "nearest_class_mean needs a constant term and could not become the head. Add logistic or ridge."
+            )
+        return kinds
 
     def features(self) -> dict[str, Dataset]:
         """The features of every split there is."""
@@ -123,15 +146,14 @@ class Probing:
         """Extract, fit, fold, save, push; the scores as they are written to all_results.json."""
         splits = self.features()
         started = time.perf_counter()
-        kinds = list(dict.fromkeys(self.options.probes))
-        compared = sum(kind in FOLDABLE for kind in kinds) > 1
+        compared = len(self.foldable) > 1
         held_out = compared and "eval" not in splits
         known = dict(splits)
         if held_out:
             known["train"], known["eval"] = self._held_out(splits["train"])
-        probes = {kind: self._fitted(kind, known) for kind in kinds}
+        probes = {kind: self._fitted(kind, known) for kind in self.kinds}
         scores = {kind: _scores(probe, known) for kind, probe in probes.items()}
-        chosen = self._chosen(scores) if compared else next(kind for kind in kinds if kind in FOLDABLE)
+        chosen = self._chosen(scores) if compared else self.foldable[0]
         if held_out:
             probes[chosen] = self._fitted(chosen, splits)  # on all training rows
             scores[chosen] |= _scores(probes[chosen], splits)
@@ -145,7 +167,13 @@ class Probing:
         return results
 
     def _fitted(self, kind: str, splits: Mapping[str, Dataset]) -> Probe:
-        return fit_probe(splits["train"], kind=kind, validation=splits.get("eval"), seed=self.args.seed)
+        return fit_probe(
+            splits["train"],
+            kind=kind,
+            validation=splits.get("eval"),
+            seed=self.args.seed,
+            intercept=self.head_has_bias or kind not in self.foldable,
+        )
 
     def _held_out(self, features: Dataset) -> tuple[Dataset, Dataset]:
         """The features of the training rows in two parts, the views of an image in one."""
@@ -161,8 +189,7 @@ class Probing:
     def _chosen(self, scores: Mapping[str, Mapping[str, float]]) -> str:
         """The probe that validates best of those that can become the head."""
         name, sign = ("mse", -1) if self.data.task == "regression" else ("accuracy", 1)
-        foldable = [kind for kind in scores if kind in FOLDABLE]
-        return max(foldable, key=lambda kind: sign * scores[kind][f"eval_{name}"])
+        return max(self.foldable, key=lambda kind: sign * scores[kind][f"eval_{name}"])
 
     def _results(self, chosen: str, probe: Probe, scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         return {

@@ -22,7 +22,8 @@ from transformers import (
 from hf_transfer.data.loading import load_splits
 from hf_transfer.features import load_probe
 from tests.hub_server import HubServer
-from tests.recipes.conftest import RECIPES, image_folder
+from tests.models import tiny_gpt2
+from tests.recipes.conftest import RECIPES, image_folder, saved_text_model
 
 
 def cached_shards() -> list[Path]:
@@ -112,11 +113,45 @@ def test_real_labels(run, tmp_path, text_model):
     results = run(
         "feature_extraction",
         *("--model_name_or_path", text_model, "--dataset_name", file, "--validation_fraction", 0.25),
-        *("--probes", "ridge"),
     )
-    assert results["eval_mse"] < 0.05
+    assert results["eval_mse"] < 0.05 and results["probe"] == "ridge"
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.num_labels == 1 and model.config.problem_type == "regression"
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory):
+    """A GPT-2, whose head has no bias, with a tokenizer."""
+    return saved_text_model(tmp_path_factory.mktemp("decoder"), lambda **_: tiny_gpt2(bos_token_id=2, eos_token_id=3))
+
+
+def test_a_head_without_bias(run, tmp_path, reviews, decoder):
+    options = ("--model_name_or_path", decoder, "--dataset_name", reviews)
+    results = run("feature_extraction", *options, "--probes", "nearest_class_mean", "ridge", "logistic")
+    assert results["probe"] in {"ridge", "logistic"} and "nearest_class_mean" in results["probes"]
+    classify = pipeline("text-classification", model=str(tmp_path / "out"), device="cpu")
+    correct = [row["label"] for row in classify(["the book is very good", "the book is very bad"])] == ["pos", "neg"]
+    assert correct is (results["test_accuracy"] == 1.0)
+
+
+def test_class_means_alone_are_no_head_without_bias(run, reviews, decoder, no_forward):
+    no_forward()
+    with pytest.raises(ValueError, match="whose head has no bias.*Add logistic or ridge"):
+        run(
+            "feature_extraction",
+            *("--model_name_or_path", decoder, "--dataset_name", reviews, "--probes", "nearest_class_mean"),
+        )
+
+
+def test_classifiers_are_not_for_real_labels(run, tmp_path, text_model, no_forward):
+    no_forward()
+    file = tmp_path / "rated.csv"
+    file.write_text("text,label\n" + "".join(f"the book {i},{i}.5\n" for i in range(8)))
+    with pytest.raises(ValueError, match="logistic.*real-valued labels.*Choose ridge"):
+        run(
+            "feature_extraction",
+            *("--model_name_or_path", text_model, "--dataset_name", file, "--probes", "logistic", "ridge"),
+        )
 
 
 def test_without_a_validation_split_several_probes_hold_rows_out(run, tmp_path, image_model):
