@@ -116,7 +116,8 @@ def test_domain_out_of_range_is_refused_at_the_first_batch(domain, message):
     ("options", "message"),
     [
         ({"num_domains": 1}, "`num_domains=1`: with one domain there is nothing to compare.*2 or more"),
-        ({"hidden_size": 0}, "`hidden_size=0` leaves the discriminator without hidden units.*positive width"),
+        ({"hidden_size": 0}, "`hidden_size=0` leaves the adversary of DomainAdversarial without.*positive width"),
+        ({"strength": -0.1}, "`strength=-0.1` is negative: the gradient would be reversed twice.*zero or a positive"),
     ],
 )
 def test_constructor_refuses(options, message):

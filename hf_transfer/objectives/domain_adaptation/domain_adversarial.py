@@ -7,10 +7,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from hf_transfer.batch import ModelSpec, TransferBatch
-from hf_transfer.functional.adversarial import domain_cross_entropy, reverse_gradient
+from hf_transfer.functional.adversarial import domain_cross_entropy
+from hf_transfer.objectives.domain_adaptation.adversary import before_adversary, check_adversary
 from hf_transfer.objectives.domain_adaptation.discriminator import mlp
 from hf_transfer.objectives.domain_adaptation.domain_objective import DomainObjective
-from hf_transfer.schedules import Schedule, evaluate, warmup
+from hf_transfer.schedules import Schedule, warmup
 
 
 class DomainAdversarial(DomainObjective):
@@ -49,8 +50,8 @@ class DomainAdversarial(DomainObjective):
         Softmax over K domains instead of a sigmoid over two (equal for K = 2); the discriminator uses LayerNorm.
 
     Raises:
-        ValueError: if `num_domains` is below 2 or `hidden_size` below 1; at the first batch if `domain` is missing or
-            outside `[0, K)`.
+        ValueError: if `num_domains` is below 2, `hidden_size` below 1 or `strength` negative; at the first batch if
+            `domain` is missing or outside `[0, K)`.
 
     Relations:
         Train with `AdamW(betas=(0.5, 0.999))` (`adam_beta1=0.5`): with the usual 0.9 backbone and discriminator
@@ -79,11 +80,7 @@ class DomainAdversarial(DomainObjective):
         weight: float | Schedule = 1.0,
     ):
         super().__init__(num_domains=num_domains, weight=weight)
-        if hidden_size < 1:
-            raise ValueError(
-                f"`hidden_size={hidden_size}` leaves the discriminator without hidden units, so it cannot learn. Give "
-                "a positive width, such as the default 1024."
-            )
+        check_adversary(self, hidden_size, strength)
         self.hidden_size = hidden_size
         self.strength = strength
 
@@ -95,8 +92,7 @@ class DomainAdversarial(DomainObjective):
     def forward(self, batch: TransferBatch) -> Tensor:
         """The discriminator's cross-entropy, with the gradient into the features reversed."""
         domain = self.check_domain(batch.domain)
-        strength = evaluate(self.strength, batch.progress)
-        logits = self.discriminator(reverse_gradient(batch.example_features, strength))
+        logits = self.discriminator(before_adversary(batch.example_features, self.strength, batch.progress))
         with torch.no_grad():
             self.diagnostics = {"accuracy": (logits.argmax(-1) == domain).float().mean()}
         return domain_cross_entropy(logits, domain)
