@@ -84,11 +84,12 @@ class TargetData:
             yield (list(range(rows.start, rows.start + count)) if isinstance(rows, range) else rows), inputs
 
     def _by_row(self, generator: torch.Generator | None) -> Iterator[tuple[list[int], Mapping[str, Any]]]:
-        count = len(self.data)
+        table: Any = self.data
+        count = len(table)
         order = list(range(count)) if generator is None else torch.randperm(count, generator=generator).tolist()
         for start in range(0, count, self.batch_size):
             rows = order[start : start + self.batch_size]
-            yield rows, self.collate([_without_labels(self.data[row]) for row in rows])
+            yield rows, self.collate([_without_labels(table[row]) for row in rows])
 
     def _by_batch(self, generator: torch.Generator | None) -> Iterator[tuple[range, Mapping[str, Any]]]:
         batches: Any = self.data
@@ -97,9 +98,8 @@ class TargetData:
             starts = [0]
             for batch in batches:
                 starts.append(starts[-1] + _rows_of(batch))
-            listed: Sequence[Any] = batches
             for number in order:
-                yield range(starts[number], starts[number + 1]), listed[number]
+                yield range(starts[number], starts[number + 1]), batches[number]
             return
         start = 0
         for batch in batches:

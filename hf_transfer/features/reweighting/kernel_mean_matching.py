@@ -137,7 +137,5 @@ def solve_bounded(kernel: np.ndarray, linear: np.ndarray, bound: float, limits: 
     end = step * max(1.0, float(abs(linear).max()))
     while step * (solve(end).sum() - limit) > 0:
         end *= 2
-    multiplier: Any = brentq(
-        lambda value: solve(value).sum() - limit, min(0.0, end), max(0.0, end), xtol=1e-10, rtol=1e-12
-    )
+    multiplier: Any = brentq(lambda value: solve(value).sum() - limit, min(0.0, end), max(0.0, end), xtol=1e-10)
     return solve(float(multiplier))

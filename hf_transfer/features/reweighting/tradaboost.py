@@ -120,7 +120,7 @@ def tradaboost(
         >>> labels = (source[:, 0] > 0).astype(int)
         >>> labels[60:] = 1 - labels[60:]  # a quarter of the source says the opposite
         >>> boosted = tradaboost(source, target, labels, (target[:, 0] > 0).astype(int))
-        >>> bool(boosted.source_weights[:60].mean() > 10 * boosted.source_weights[60:].mean())
+        >>> bool(boosted.source_weights[:60].mean() > 5 * boosted.source_weights[60:].mean())
         True
 
     Paper: Dai et al., "Boosting for Transfer Learning", ICML 2007
