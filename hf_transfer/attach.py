@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from hf_transfer.anatomy import anatomy
 from hf_transfer.batch import ModelSpec, TransferBatch
-from hf_transfer.functional.task_loss import labelled_mean, labelled_multi_label, labelled_regression
+from hf_transfer.functional.task_loss import SAMPLE_WEIGHT, labelled_mean, labelled_multi_label, labelled_regression
 from hf_transfer.objective import Objective, Objectives, adjusted_task_loss
+from hf_transfer.sample_weights import check_shape, check_values
 from hf_transfer.tap import HeadTap, HiddenStateTaps
 
 
@@ -23,13 +24,17 @@ __all__ = ["CHILD", "Attachment", "attach"]
 
 
 def attach(model: nn.Module, objectives: Iterable[Objective], *, head: str | None = None) -> Attachment:
-    """
+    r"""
     Make objectives part of a model: they are evaluated in its forward and added to its loss while it trains.
 
     The objectives become one child module, `transfer_objectives`, so that optimizer, clipping, DDP, FSDP2 and compile
     see
     their parameters as the model's own. In `eval()` an attached model computes what the bare model does, bit for bit;
     `save_pretrained` leaves the objectives out. Attaching the same objectives twice changes nothing.
+
+    A float column `sample_weight` `(B,)` of a training batch weighs the rows of the task loss, $\frac{1}{n} \sum_i w_i
+    l_i$ over the $n$ labelled rows, also where the list of objectives is empty; the objectives do not see it. A stock
+    `Trainer` hands it on with `remove_unused_columns=False` only.
 
     Args:
         model (`nn.Module`):
@@ -96,7 +101,8 @@ class Attachment:
         self.anatomy = anatomy(model, head=head)
         self.objectives = self._build(objectives)
         self.terms: dict[str, Tensor] = {}
-        self._columns = objectives.columns() | {"domain"}
+        self._columns = objectives.columns() | {"domain", SAMPLE_WEIGHT}
+        self._weights_checked = False
         self._inputs: dict[str, Any] = {}
         self._sums: Tensor | None = None
         self._count = 0
@@ -199,6 +205,7 @@ class Attachment:
     def _total(self, loss: Tensor, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
         labels, columns = inputs["labels"], dict(inputs["columns"])
         self._require(columns, inputs)
+        sample_weight = self._sample_weight(columns, len(labels))
         batch = TransferBatch(
             features=self._tap.take(logits, inputs),
             logits=logits.float(),
@@ -211,7 +218,7 @@ class Attachment:
             inputs={name: value for name, value in inputs.items() if name not in ("labels", "columns")},
             hidden_states=self._states.take(),
         )
-        total = self._task_loss(loss, logits, batch)
+        total = self._task_loss(loss, logits, batch, sample_weight)
         terms = {"task": total.detach()}
         for name, objective in self.objectives.terms.items():
             term = objective(batch)
@@ -221,16 +228,34 @@ class Attachment:
         self._add_up([*terms.values(), *self._diagnostics().values()])
         return total
 
-    def _task_loss(self, loss: Tensor, logits: Tensor, batch: TransferBatch) -> Tensor:
+    def _sample_weight(self, columns: dict[str, Any], rows: int) -> Tensor | None:
+        """What each row counts in the task loss; taken out of the columns unless an objective asks for it."""
+        if SAMPLE_WEIGHT not in columns:
+            return None
+        asked = SAMPLE_WEIGHT in self.objectives.columns()
+        weight = columns[SAMPLE_WEIGHT] if asked else columns.pop(SAMPLE_WEIGHT)
+        check_shape(weight, rows)
+        # Once: reading values back waits for the device.
+        if not self._weights_checked and not torch.compiler.is_compiling():
+            check_values(weight)
+            self._weights_checked = True
+        return weight.float()
+
+    def _task_loss(
+        self, loss: Tensor, logits: Tensor, batch: TransferBatch, sample_weight: Tensor | None = None
+    ) -> Tensor:
         if self.objectives.task_terms:
-            return adjusted_task_loss(self.objectives.task_terms, batch)
+            return adjusted_task_loss(self.objectives.task_terms, batch, sample_weight)
         labels = batch.labels
         assert labels is not None
         problem = getattr(self.model.config, "problem_type", None)
-        if problem == "regression":
-            return labelled_regression(logits, labels)
+        # Not every model names its problem; without a weight its own loss is taken, which needs no name.
+        if problem == "regression" or (sample_weight is not None and logits.shape[-1] == 1):
+            return labelled_regression(logits, labels, sample_weight)
         if problem == "multi_label_classification":
-            return labelled_multi_label(logits, labels)
+            return labelled_multi_label(logits, labels, sample_weight)
+        if sample_weight is not None:
+            return adjusted_task_loss([], batch, sample_weight)
         return labelled_mean(loss, logits, labels)
 
     def _require(self, columns: dict[str, Any], inputs: dict[str, Any]) -> None:

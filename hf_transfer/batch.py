@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hf_transfer.anatomy import Anatomy
+from hf_transfer.functional.task_loss import UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,33 @@ class ModelSpec:
     num_labels: int
     model: nn.Module | None = field(default=None, repr=False, compare=False)
     anatomy: Anatomy | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """
+    What a batch predicts, one row per example, or per token of a token classifier. Nothing is left out, so that shapes
+    do not depend on the labels: what counts is said by masks.
+
+    Dimensions: `N` rows, which is `B`, or `B * T` for token classification.
+
+    Args:
+        features (`Tensor`): `(N, D)` float32.
+        logits (`Tensor`): `(N, C)` float32.
+        labels (`Tensor`): `(N,)` int64, -100 where there is none.
+        domain (`Tensor`, *optional*): `(N,)` int64, of the example for each of its tokens.
+        counted (`Tensor`): `(N,)` bool; false for padding.
+        labelled (`Tensor`): `(N,)` bool; the row has a label: the source side of class-conditional methods.
+        unlabelled (`Tensor`): `(N,)` bool; the row counts and its example has no label at all: their target side.
+    """
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+    domain: Tensor | None
+    counted: Tensor
+    labelled: Tensor
+    unlabelled: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,3 +135,28 @@ class TransferBatch:
             return self.features.mean(1)
         mask = self.attention_mask.to(self.features.dtype).unsqueeze(-1)
         return (self.features * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    @property
+    def rows(self) -> Rows:
+        """One row per example, or per token of a token classifier, with masks of what counts."""
+        assert self.logits is not None and self.labels is not None  # `attach` gives both
+        labels, domain = self.labels, self.domain
+        if self.logits.dim() == 2:
+            labelled = labels != UNLABELLED
+            counted = torch.ones_like(labelled)
+            return Rows(self.features, self.logits, labels, domain, counted, labelled, ~labelled)
+        tokens = self.logits.shape[:2]
+        mask = self.attention_mask
+        fits = mask is not None and mask.shape == tokens
+        counted = mask.bool() if mask is not None and fits else torch.ones_like(labels, dtype=torch.bool)
+        labelled = labels != UNLABELLED
+        unlabelled = counted & ~labelled.any(1, keepdim=True)
+        return Rows(
+            features=self.features.flatten(0, 1),
+            logits=self.logits.flatten(0, 1),
+            labels=labels.flatten(),
+            domain=None if domain is None else domain.unsqueeze(1).expand(tokens).flatten(),
+            counted=counted.flatten(),
+            labelled=labelled.flatten(),
+            unlabelled=unlabelled.flatten(),
+        )

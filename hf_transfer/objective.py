@@ -155,10 +155,13 @@ class TaskTerm(Objective):
         return adjusted_task_loss([self], batch)
 
 
-def adjusted_task_loss(terms: Iterable[TaskTerm], batch: TransferBatch) -> Tensor:
-    """The task loss of a batch with the changes of all `terms`, in their order: a scalar float32, in nats per row."""
+def adjusted_task_loss(terms: Iterable[TaskTerm], batch: TransferBatch, sample_weight: Tensor | None = None) -> Tensor:
+    """
+    The task loss of a batch with the changes of all `terms`, in their order: a scalar float32, in nats per row.
+    `sample_weight` `(B,)` is what each example counts.
+    """
     assert batch.logits is not None and batch.labels is not None  # `attach` gives both
-    rows = TaskRows.of(batch.logits, batch.labels)
+    rows = TaskRows.of(batch.logits, batch.labels, sample_weight)
     for term in terms:
         rows = term.adjust(rows, batch)
     return task_loss(rows)

@@ -30,9 +30,11 @@ from hf_transfer.checkpoint import (
 from hf_transfer.data.sampling import SetSamplerEpoch, domain_sampler
 from hf_transfer.frozen_prefix.rows import ROW
 from hf_transfer.frozen_prefix.support import PrefixSupport
+from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
 from hf_transfer.lr_schedules import check_phases
 from hf_transfer.objective import Objective, Objectives
 from hf_transfer.optim import learning_rates, split_groups
+from hf_transfer.sample_weights import has_sample_weight
 
 
 if TYPE_CHECKING:
@@ -59,6 +61,9 @@ class TransferTrainer(Trainer):
     Every term is a mean over its micro-batch, divided once by the number of accumulation steps: with models whose loss
     ignores `num_items_in_batch` the stock `Trainer` multiplies the gradient by that number instead.
 
+    A float column `sample_weight` of the training data weighs the rows of the task loss (see [`attach`]), with
+    objectives or without.
+
     Raises:
         ValueError: if objectives meet label smoothing or `compute_loss_func`, which act outside the model, or
             `nn.DataParallel`; and whatever `attach` raises.
@@ -73,6 +78,7 @@ class TransferTrainer(Trainer):
         **kwargs: Unpack[TrainerKwargs],
     ):
         self._objectives = list(objectives)
+        self._weighted = has_sample_weight(kwargs.get("train_dataset"))
         self.attachment: Attachment | None = None
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
         self._refuse_outside_losses(args, kwargs.get("compute_loss_func"))
@@ -95,24 +101,25 @@ class TransferTrainer(Trainer):
             self._prefix.check()
 
     def _refuse_outside_losses(self, args: TrainingArguments, compute_loss_func: Any) -> None:
-        if not self._objectives:
+        if not self._objectives and not self._weighted:
             return
+        what = "objectives" if self._objectives else f"a column `{SAMPLE_WEIGHT}`"
         if args.label_smoothing_factor:
             raise ValueError(
-                f"`label_smoothing_factor={args.label_smoothing_factor}` with objectives: the Trainer then computes "
-                "the loss outside the model and drops every term inside it. Leave it at 0.0 and add "
+                f"`label_smoothing_factor={args.label_smoothing_factor}` with {what}: the Trainer then computes "
+                "the loss outside the model and drops every term and weight inside it. Leave it at 0.0 and add "
                 f"`LabelSmoothing(smoothing={args.label_smoothing_factor})` to the objectives."
             )
         if compute_loss_func is not None:
             raise ValueError(
-                "`compute_loss_func` with objectives: it replaces the model's own loss, which carries the terms. "
+                f"`compute_loss_func` with {what}: it replaces the model's own loss, which carries the terms. "
                 "Write the function as an `Objective` and pass it in `objectives`."
             )
         if args.n_gpu > 1:
             raise ValueError(
                 f"{args.n_gpu} GPUs in one process: `nn.DataParallel` copies the model each step and the objectives' "
-                "terms are lost. Start one process per GPU with `accelerate launch`, or show one by "
-                "CUDA_VISIBLE_DEVICES."
+                "terms and the weights of rows are lost. Start one process per GPU with `accelerate launch`, or show "
+                "one by CUDA_VISIBLE_DEVICES."
             )
 
     @property
@@ -121,7 +128,7 @@ class TransferTrainer(Trainer):
         return self.attachment.objectives if self.attachment is not None else Objectives()
 
     def _attach(self, model: nn.Module) -> None:
-        if self._objectives:
+        if self._objectives or self._weighted:
             self.attachment = attach(model, self._objectives)
 
     def train(
@@ -179,6 +186,7 @@ class TransferTrainer(Trainer):
         super()._set_signature_columns_if_needed()
         columns = self._signature_columns or []
         extra = self.objectives.columns() | ({ROW} if self._prefix is not None else set())
+        extra |= {SAMPLE_WEIGHT} if self.attachment is not None else set()
         self._signature_columns = [*columns, *sorted(extra - set(columns))]
 
     def _get_dataloader(

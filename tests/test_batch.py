@@ -50,3 +50,43 @@ def test_copies(clone):
 
 def test_spec_equality_ignores_the_model():
     assert ModelSpec(4, 3, model=torch.nn.Linear(1, 1)) == ModelSpec(4, 3)
+
+
+def test_rows_of_examples():
+    batch = TransferBatch(
+        features=torch.randn(3, 4),
+        logits=torch.randn(3, 2),
+        labels=torch.tensor([1, -100, 0]),
+        domain=torch.tensor([0, 1, 0]),
+        attention_mask=torch.ones(3, 7),
+    )
+    rows = batch.rows
+    assert rows.features is batch.features and rows.logits is batch.logits and rows.domain is batch.domain
+    assert rows.counted.tolist() == [True] * 3
+    assert rows.labelled.tolist() == [True, False, True]
+    assert rows.unlabelled.tolist() == [False, True, False]
+
+
+def test_rows_of_tokens():
+    # the first example has labels on its words, the second none at all, the third only padding behind one token
+    batch = TransferBatch(
+        features=torch.randn(3, 2, 4),
+        logits=torch.randn(3, 2, 5),
+        labels=torch.tensor([[-100, 3], [-100, -100], [-100, -100]]),
+        domain=torch.tensor([0, 1, 2]),
+        attention_mask=torch.tensor([[1, 1], [1, 1], [1, 0]]),
+    )
+    rows = batch.rows
+    for number in range(6):
+        example, token = divmod(number, 2)
+        assert torch.equal(rows.features[number], batch.features[example, token])
+        assert torch.equal(rows.logits[number], batch.logits[example, token])
+    assert rows.domain.tolist() == [0, 0, 1, 1, 2, 2]
+    assert rows.counted.tolist() == [True, True, True, True, True, False]
+    assert rows.labelled.tolist() == [False, True, False, False, False, False]
+    assert rows.unlabelled.tolist() == [False, False, True, True, True, False]
+
+
+def test_rows_of_tokens_without_a_mask_all_count():
+    batch = TransferBatch(features=torch.randn(1, 2, 4), logits=torch.randn(1, 2, 5), labels=torch.full((1, 2), -100))
+    assert batch.rows.counted.all() and batch.rows.unlabelled.all() and batch.rows.domain is None

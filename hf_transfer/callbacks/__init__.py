@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hf_transfer.callbacks.adapt_batch_norm import AdaptBatchNorm
 from hf_transfer.callbacks.batch_norm import FreezeBatchNorm
 from hf_transfer.callbacks.freezing import FreezeBackbone
 from hf_transfer.callbacks.gradual import GradualUnfreezing
@@ -14,6 +15,7 @@ from hf_transfer.callbacks.weight_average import ExponentialMovingAverage
 
 
 __all__ = [
+    "AdaptBatchNorm",
     "ExponentialMovingAverage",
     "FreezeBackbone",
     "FreezeBatchNorm",

@@ -54,7 +54,8 @@ def mix_domains(
 
     Labels are kept for the labelled domains only; those of every other domain are dropped before the datasets meet and
     replaced by -100, so that they cannot leak into training. Class names stay in `features` of the result. Feed the
-    result to [`AlternatingSampler`] (`TransferTrainer` does), so that every batch holds every domain.
+    result to [`AlternatingSampler`] (`TransferTrainer` does), so that every batch holds every domain. A column
+    `sample_weight` that some domains have is handed on; the rows of the others get 1.0.
 
     - `datasets.Dataset`: source rows first, then each target's; no input column is copied or decoded. A format or
       transform set by `with_transform` goes on working, also when every domain has another one; transforms set on the

@@ -25,6 +25,7 @@ from hf_transfer.data.label_checks import (
     check_same_kind,
 )
 from hf_transfer.data.labels import LabelKind, label_kind, length_rule, masked_like
+from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
 
 
 _PEEK = 8  # rows read ahead of training: enough to see whether label lists follow the length of another column
@@ -52,6 +53,9 @@ def mix_streams(
         Features({name: feature for name, feature in features.items() if name != column})
         for features, column in zip(all_features, label_columns, strict=True)
     ]
+    weighted = next((features[SAMPLE_WEIGHT] for features in inputs if SAMPLE_WEIGHT in features), None)
+    if weighted is not None:
+        inputs = [Features({**features, SAMPLE_WEIGHT: features.get(SAMPLE_WEIGHT, weighted)}) for features in inputs]
     check_columns([list(features) for features in inputs])
     output_label = str(label_columns[0])
     kind = label_kind(all_features[0][output_label], column=output_label, where=domain_name(0))
@@ -103,6 +107,8 @@ def _with_columns(
         labels = table[label_column].cast(kind.arrow_type)
     else:
         labels = masked_like(kind, table, label_column, rule, where=where)
+    if SAMPLE_WEIGHT in schema.names and SAMPLE_WEIGHT not in table.column_names:
+        table = table.append_column(SAMPLE_WEIGHT, pa.array(np.ones(table.num_rows)))
     columns = {name: table[name] for name in schema.names if name not in (output_label, DOMAIN_COLUMN)}
     domain = pa.array(np.full(table.num_rows, number, np.int64))
     return pa.table({**columns, output_label: labels, DOMAIN_COLUMN: domain}).cast(schema)

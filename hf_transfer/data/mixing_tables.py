@@ -31,13 +31,14 @@ from hf_transfer.data.label_checks import (
 )
 from hf_transfer.data.labels import LabelKind, flat_labels, label_kind, length_rule, masked_like
 from hf_transfer.data.transforms import DomainTransform, DomainTransforms
+from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
 
 
 def mix_tables(domains: Sequence[Dataset], *, label_column: str | None, labelled: Collection[int]) -> Dataset:
     """The map-style case of [`mix_domains`], whose docstring holds the arguments and errors."""
     check_not_empty([len(domain) for domain in domains])
     formats = [domain.format for domain in domains]
-    domains = [domain.with_format(None) for domain in domains]
+    domains = _weighted([domain.with_format(None) for domain in domains])
     label_columns = find_label_columns([domain.column_names for domain in domains], label_column, labelled)
     inputs = [
         [name for name in domain.column_names if name != column]
@@ -103,6 +104,31 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
+def _weighted(domains: Sequence[Dataset]) -> Sequence[Dataset]:
+    """With a column `sample_weight` of ones where only other domains have it."""
+    feature = next(
+        (domain.features[SAMPLE_WEIGHT] for domain in domains if SAMPLE_WEIGHT in domain.column_names), None
+    )
+    if feature is None:
+        return domains
+    return [
+        domain
+        if SAMPLE_WEIGHT in domain.column_names
+        else _behind_indices(domain, {SAMPLE_WEIGHT: pa.array(np.ones(len(domain.data)))}, {SAMPLE_WEIGHT: feature})
+        for domain in domains
+    ]
+
+
+def _behind_indices(domain: Dataset, columns: dict[str, pa.Array], features: dict[str, Any]) -> Dataset:
+    schema = Features(features).arrow_schema
+    return Dataset(
+        concat_tables([domain.data, InMemoryTable(pa.table(columns).cast(schema))], axis=1),
+        info=DatasetInfo(features=Features({**domain.features, **features})),
+        indices_table=domain._indices,
+        fingerprint=Hasher.hash([domain._fingerprint, sorted(columns), len(domain.data)]),
+    )
+
+
 def _with_columns(domain: Dataset, labels: pa.Array, number: int, kind: LabelKind, label_column: str) -> Dataset:
     """
     Append labels and domain number to the table *behind* the indices of a shuffled or selected dataset.
@@ -134,7 +160,7 @@ def _with_formats(mixed: Dataset, formats: Sequence[dict[str, Any]], label_colum
         return mixed
     if set(kinds) <= {"custom", None}:
         return mixed.with_transform(DomainTransforms([_transform(format) for format in formats], label_column))
-    added = {label_column, DOMAIN_COLUMN, *LABEL_COLUMNS}
+    added = {label_column, DOMAIN_COLUMN, SAMPLE_WEIGHT, *LABEL_COLUMNS}
     settings = [
         (format["type"], format["format_kwargs"], set(format["columns"]) - added, format["output_all_columns"])
         for format in formats

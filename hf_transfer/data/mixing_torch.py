@@ -21,6 +21,7 @@ from hf_transfer.data.columns import (
     find_label_columns,
     listed,
 )
+from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
 
 
 class MixedDataset(Dataset[dict[str, Any]]):
@@ -43,7 +44,8 @@ class MixedDataset(Dataset[dict[str, Any]]):
         self._labelled = frozenset(labelled)
         self._label_columns = find_label_columns([list(item) for item in first], label_column, self._labelled)
         inputs = [[n for n in item if n != column] for item, column in zip(first, self._label_columns, strict=True)]
-        check_columns(inputs)
+        self._weighted = any(SAMPLE_WEIGHT in names for names in inputs)
+        check_columns([sorted({*names, SAMPLE_WEIGHT}) for names in inputs] if self._weighted else inputs)
         leaks = [name for name in inputs[0] if name in LABEL_COLUMNS or name.startswith("label")]
         if leaks and len(self._labelled) < len(domains):
             raise ValueError(
@@ -72,6 +74,8 @@ class MixedDataset(Dataset[dict[str, Any]]):
         label = item.pop(column) if column is not None else self._stand_in(item, number)
         item[self.label_column] = label if number in self._labelled else _masked(label)
         item[DOMAIN_COLUMN] = number
+        if self._weighted:
+            item.setdefault(SAMPLE_WEIGHT, 1.0)
         return item
 
     def _stand_in(self, item: Mapping[str, Any], number: int) -> Any:

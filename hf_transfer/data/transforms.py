@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_transfer.data.columns import DOMAIN_COLUMN, LABEL_COLUMNS, listed
+from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
 
 
 Batch = dict[str, Any]
@@ -37,7 +38,7 @@ class DomainTransforms:
     One transform for a mixed dataset out of one per domain (`None` leaves the rows as they are).
 
     `domain` is always in the output, and the labels are (under `label_column`) where a transform drops them: a row
-    without them would be a labelled row to some collators and an error to others.
+    without them would be a labelled row to some collators and an error to others. So is `sample_weight`.
 
     Raises:
         ValueError: at the first batch, if a transform changes the number of rows or two give different columns.
@@ -84,6 +85,8 @@ class DomainTransforms:
         if not any(name in output for name in (self.label_column, *LABEL_COLUMNS)):
             output[self.label_column] = batch[self.label_column]
         output[DOMAIN_COLUMN] = batch[DOMAIN_COLUMN]
+        if SAMPLE_WEIGHT in batch:
+            output.setdefault(SAMPLE_WEIGHT, batch[SAMPLE_WEIGHT])
         for name, values in output.items():
             if len(values) != rows:
                 raise ValueError(

@@ -14,6 +14,7 @@ from hf_transfer.callbacks.frozen_prefix import CacheFrozenPrefix
 from hf_transfer.frozen_prefix.checks import check, check_model, check_rows
 from hf_transfer.frozen_prefix.rows import NumberedCollator, NumberedRows
 from hf_transfer.frozen_prefix.session import FrozenPrefix, release
+from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
 from hf_transfer.objective import Objective
 
 
@@ -111,7 +112,7 @@ class PrefixSupport:
             batch_size=max(32, args.per_device_eval_batch_size, args.per_device_train_batch_size),
             num_workers=args.dataloader_num_workers,
             progress=not args.disable_tqdm,
-            ignored={"domain", *self.trainer.objectives.columns()},
+            ignored={"domain", SAMPLE_WEIGHT, *self.trainer.objectives.columns()},
             keep_inputs=any(objective.reads_inputs for objective in self.objectives),
             read_states={name for objective in self.objectives for name in objective.hidden_states},
         )

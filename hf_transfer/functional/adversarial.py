@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-__all__ = ["domain_cross_entropy", "reverse_gradient"]
+__all__ = ["domain_cross_entropy", "masked_mean", "reverse_gradient"]
 
 
 class _ReverseGradient(torch.autograd.Function):
@@ -43,7 +43,7 @@ def reverse_gradient(features: Tensor, strength: float | Tensor = 1.0) -> Tensor
     return _ReverseGradient.apply(features, torch.as_tensor(strength))
 
 
-def domain_cross_entropy(logits: Tensor, domain: Tensor) -> Tensor:
+def domain_cross_entropy(logits: Tensor, domain: Tensor, weights: Tensor | None = None) -> Tensor:
     """
     Mean cross-entropy of a domain classifier; an exact zero with a graph where all rows are of one domain.
 
@@ -52,6 +52,8 @@ def domain_cross_entropy(logits: Tensor, domain: Tensor) -> Tensor:
     Args:
         logits (`Tensor`): `(B, K)`.
         domain (`Tensor`): `(B,)` int64 in `[0, K)`.
+        weights (`Tensor`, *optional*): `(B,)`, what each row counts (dimensionless), 0 for a row that is not there.
+            The mean is weighted with them.
 
     Shape:
         - returns: scalar, in nats per row; log K at chance.
@@ -60,5 +62,28 @@ def domain_cross_entropy(logits: Tensor, domain: Tensor) -> Tensor:
         >>> domain_cross_entropy(torch.zeros(3, 2), torch.tensor([1, 1, 1])).item()
         0.0
     """
-    mixed = (domain != domain[:1]).any()
-    return F.cross_entropy(logits, domain) * mixed
+    if weights is None:
+        mixed = (domain != domain[:1]).any()
+        return F.cross_entropy(logits, domain) * mixed
+    present = (weights > 0).unsqueeze(-1) & (
+        domain.unsqueeze(-1) == torch.arange(logits.shape[-1], device=domain.device)
+    )
+    mixed = present.any(0).sum() > 1
+    losses = F.cross_entropy(logits, domain, reduction="none")
+    return (weights * losses).sum() / torch.where(mixed, weights.sum(), 1.0) * mixed
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """
+    Mean of the values that a mask counts; an exact zero with a graph where it counts none.
+
+    Args:
+        values (`Tensor`): `(N,)`.
+        mask (`Tensor`): `(N,)`, bool, or 0 and 1.
+
+    Example:
+        >>> masked_mean(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([True, False, True])).item()
+        2.0
+    """
+    mask = mask.to(values.dtype)
+    return (values * mask).sum() / mask.sum().clamp(min=1)

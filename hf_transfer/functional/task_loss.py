@@ -12,6 +12,9 @@ from torch.nn import functional as F
 UNLABELLED = -100
 """Marks an unlabelled entry in `labels`, as everywhere in the Hugging Face stack."""
 
+SAMPLE_WEIGHT = "sample_weight"
+"""Name of the column that says what a row counts in the task loss."""
+
 
 def labelled_mean(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """
@@ -31,13 +34,15 @@ def labelled_mean(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where((labels != UNLABELLED).any(), loss, (0 * logits).sum().to(loss.dtype))
 
 
-def labelled_regression(logits: Tensor, labels: Tensor) -> Tensor:
+def labelled_regression(logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     """
     Mean squared error over the labelled entries: models of `transformers` would train on -100 as a value.
 
     Args:
         logits (`Tensor`): `(B, C)`, or `(B,)`.
         labels (`Tensor`): as many values as `logits`; -100 marks an unlabelled one.
+        sample_weight (`Tensor`, *optional*): `(B,)`, what each row counts (dimensionless); the mean is divided by the
+            number of entries all the same.
 
     Example:
         >>> labelled_regression(torch.tensor([[1.0], [9.0]]), torch.tensor([3.0, -100.0])).item()
@@ -45,17 +50,20 @@ def labelled_regression(logits: Tensor, labels: Tensor) -> Tensor:
     """
     logits, labels = logits.float().flatten(), labels.float().flatten()
     labelled = labels != UNLABELLED
-    errors = torch.where(labelled, logits - labels, 0 * logits)
-    return errors.square().sum() / labelled.sum().clamp(min=1)
+    errors = torch.where(labelled, logits - labels, 0 * logits).square()
+    if sample_weight is not None:
+        errors = errors.reshape(len(sample_weight), -1) * sample_weight.unsqueeze(-1)
+    return errors.sum() / labelled.sum().clamp(min=1)
 
 
-def labelled_multi_label(logits: Tensor, labels: Tensor) -> Tensor:
+def labelled_multi_label(logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     """
     Mean binary cross-entropy over the labelled entries, in nats.
 
     Args:
         logits (`Tensor`): `(B, C)`.
         labels (`Tensor`): `(B, C)` of 0 and 1; -100 marks an unlabelled entry.
+        sample_weight (`Tensor`, *optional*): `(B,)`, as in [`labelled_regression`].
 
     Example:
         >>> labels = torch.tensor([[1.0, 0.0], [-100.0, -100.0]])
@@ -65,6 +73,8 @@ def labelled_multi_label(logits: Tensor, labels: Tensor) -> Tensor:
     labelled = labels != UNLABELLED
     targets = torch.where(labelled, labels, 0.0).float()
     losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    if sample_weight is not None:
+        losses = losses * sample_weight.unsqueeze(-1)
     return (losses * labelled).sum() / labelled.sum().clamp(min=1)
 
 
@@ -84,6 +94,7 @@ class TaskRows:
         labels (`Tensor`): `(N,)` int64, the class number; 0 in unlabelled rows.
         example (`Tensor`): `(N,)` int64, the row of the batch.
         multi_label (`bool`): whether rows are the labels of examples, `C` of them in a line.
+        sample_weight (`Tensor`, *optional*): `(N,)` float32, what the example of each row counts; 1 if left out.
 
     Example:
         >>> rows = TaskRows.of(torch.zeros(2, 3), torch.tensor([1, -100]))
@@ -98,10 +109,14 @@ class TaskRows:
     labels: Tensor
     example: Tensor
     multi_label: bool = False
+    sample_weight: Tensor | None = None
 
     @classmethod
-    def of(cls, logits: Tensor, labels: Tensor) -> TaskRows:
-        """The rows of a batch: `logits` `(B, C)` or `(B, T, C)`, `labels` `(B,)`, `(B, T)` or `(B, C)` of 0 and 1."""
+    def of(cls, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> TaskRows:
+        """
+        The rows of a batch: `logits` `(B, C)` or `(B, T, C)`, `labels` `(B,)`, `(B, T)` or `(B, C)` of 0 and 1,
+        `sample_weight` `(B,)`.
+        """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         multi_label = labels.dim() == 2 and labels.shape == logits.shape
         example = torch.arange(len(labels), device=labels.device).reshape(-1, *[1] * (labels.dim() - 1))
@@ -115,13 +130,15 @@ class TaskRows:
         labels = torch.where(labelled, labels, 0).long()
         targets = F.one_hot(labels, log_probabilities.shape[-1]).to(log_probabilities.dtype)
         weights = labelled.to(log_probabilities.dtype).unsqueeze(-1).expand_as(targets)
-        return cls(log_probabilities, targets, weights, labelled, labels, example, multi_label)
+        if sample_weight is not None:
+            sample_weight = sample_weight.to(log_probabilities.dtype)[example]
+        return cls(log_probabilities, targets, weights, labelled, labels, example, multi_label, sample_weight)
 
 
 def task_loss(rows: TaskRows) -> Tensor:
     r"""
-    $-\frac{1}{N} \sum_n \sum_c w_{nc} \, q_{nc} \log p_{nc}$ over the $N$ labelled rows: the cross-entropy where all
-    weights are 1. An exact zero with a graph where no row is labelled.
+    $-\frac{1}{N} \sum_n s_n \sum_c w_{nc} \, q_{nc} \log p_{nc}$ over the $N$ labelled rows, with $s_n$ the sample
+    weight: the cross-entropy where all weights are 1. An exact zero with a graph where no row is labelled.
 
     Divided by the number of rows, not by the sum of the weights, so that ranks and accumulation steps add up.
 
@@ -130,4 +147,6 @@ def task_loss(rows: TaskRows) -> Tensor:
         1.3863
     """
     losses = -(rows.weights * rows.targets * rows.log_probabilities).sum(-1)
+    if rows.sample_weight is not None:
+        losses = losses * rows.sample_weight
     return losses.sum() / rows.labelled.sum().clamp(min=1)

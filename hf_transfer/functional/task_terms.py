@@ -81,12 +81,12 @@ def mixed_targets(
     Args:
         targets (`Tensor`): $q$, `(N, C)`.
         partner_targets (`Tensor`): `(N, C)`.
-        labelled (`Tensor`): `(N,)` bool.
-        partner_labelled (`Tensor`): `(N,)` bool.
+        labelled (`Tensor`): `(N,)` bool; or float, what the label counts, 0 where there is none.
+        partner_labelled (`Tensor`): `(N,)`, alike.
         share (`Tensor`): $\lambda$, `(N,)`, dimensionless.
 
     Shape:
-        - returns: `(N, C)` distributions and `(N,)` in [0, 1].
+        - returns: `(N, C)` distributions and `(N,)` in [0, 1], or up to the largest count.
 
     Example:
         >>> one, two, yes = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([True])

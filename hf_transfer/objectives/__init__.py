@@ -1,6 +1,24 @@
 """Every objective of the library: one class per method, in folders by family."""
 
+from hf_transfer.objectives.domain_adaptation.adaptive_feature_norm import AdaptiveFeatureNorm
+from hf_transfer.objectives.domain_adaptation.batch_nuclear_norm import BatchNuclearNorm
+from hf_transfer.objectives.domain_adaptation.batch_spectral_penalization import BatchSpectralPenalization
+from hf_transfer.objectives.domain_adaptation.central_moment_discrepancy import CentralMomentDiscrepancy
+from hf_transfer.objectives.domain_adaptation.conditional_adversarial import ConditionalAdversarial
+from hf_transfer.objectives.domain_adaptation.consistency_regularization import FixMatch
+from hf_transfer.objectives.domain_adaptation.deep_coral import DeepCORAL
 from hf_transfer.objectives.domain_adaptation.domain_adversarial import DomainAdversarial
+from hf_transfer.objectives.domain_adaptation.entropy_minimization import EntropyMinimization
+from hf_transfer.objectives.domain_adaptation.information_maximization import InformationMaximization
+from hf_transfer.objectives.domain_adaptation.joint_maximum_mean_discrepancy import JointMaximumMeanDiscrepancy
+from hf_transfer.objectives.domain_adaptation.local_maximum_mean_discrepancy import LocalMaximumMeanDiscrepancy
+from hf_transfer.objectives.domain_adaptation.margin_disparity import MarginDisparity
+from hf_transfer.objectives.domain_adaptation.maximum_classifier_discrepancy import MaximumClassifierDiscrepancy
+from hf_transfer.objectives.domain_adaptation.maximum_mean_discrepancy import MaximumMeanDiscrepancy
+from hf_transfer.objectives.domain_adaptation.minimum_class_confusion import MinimumClassConfusion
+from hf_transfer.objectives.domain_adaptation.pseudo_labels import PseudoLabels
+from hf_transfer.objectives.domain_adaptation.sliced_wasserstein import SlicedWasserstein
+from hf_transfer.objectives.domain_adaptation.wasserstein_distance import WassersteinDistance
 from hf_transfer.objectives.regularization.batch_spectral_shrinkage import BatchSpectralShrinkage
 from hf_transfer.objectives.regularization.bi_tuning import BiTuning
 from hf_transfer.objectives.regularization.co_tuning import CoTuning
@@ -18,16 +36,34 @@ from hf_transfer.objectives.task.mixup import CutMix, Mixup
 __all__ = [
     "DELTA",
     "L2SP",
+    "AdaptiveFeatureNorm",
+    "BatchNuclearNorm",
+    "BatchSpectralPenalization",
     "BatchSpectralShrinkage",
     "BiTuning",
+    "CentralMomentDiscrepancy",
     "ClassBalanced",
     "CoTuning",
+    "ConditionalAdversarial",
     "CutMix",
+    "DeepCORAL",
     "DomainAdversarial",
+    "EntropyMinimization",
+    "FixMatch",
     "FocalLoss",
+    "InformationMaximization",
+    "JointMaximumMeanDiscrepancy",
     "LabelSmoothing",
     "LearningWithoutForgetting",
+    "LocalMaximumMeanDiscrepancy",
+    "MarginDisparity",
+    "MaximumClassifierDiscrepancy",
+    "MaximumMeanDiscrepancy",
+    "MinimumClassConfusion",
     "Mixup",
+    "PseudoLabels",
     "RDrop",
+    "SlicedWasserstein",
     "SupervisedContrastive",
+    "WassersteinDistance",
 ]

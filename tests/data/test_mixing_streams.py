@@ -208,3 +208,11 @@ def test_a_broken_label_further_on_stops_the_stream():
     mixed = mix_domains(stream("s", 41, feature=Value("int64"), labels=labels), stream("t", 2, feature=Value("int64")))
     with pytest.raises(ValueError, match="holds the class number -7"):
         list(mixed)
+
+
+def test_sample_weights_are_handed_on_and_are_one_elsewhere():
+    weighted = table("s", 3).add_column("sample_weight", [0.5, 2.0, 0.25]).to_iterable_dataset()
+    mixed = mix_domains(weighted, stream("t", 3))
+    assert [row["sample_weight"] for row in mixed] == [0.5, 1.0, 2.0, 1.0, 0.25, 1.0]
+    assert [row["sample_weight"] for row in mix_domains(stream("t", 3), weighted)] == [1.0, 0.5, 1.0, 2.0, 1.0, 0.25]
+    assert mixed.features["sample_weight"] == Value("float64")

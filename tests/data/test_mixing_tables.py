@@ -375,3 +375,44 @@ def test_images_are_decoded_only_when_read():
 
     mixed = mix_domains(source.select([2, 0]).with_transform(pixel), source.select([1]).with_transform(pixel))
     assert mixed[:] == {"pixel": [30, 10, 20], "labels": [0, 0, -100], "domain": [0, 0, 1]}
+
+
+# --- sample weights ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["whole", "shuffled"])
+def test_sample_weights_are_handed_on_and_are_one_elsewhere(how):
+    source = SOURCE.add_column("sample_weight", [0.5, 2.0, 0.25])
+    target = TARGET if how == "whole" else TARGET.shuffle(seed=0).select([1, 0])
+    if how == "shuffled":
+        source = source.select([2, 0])
+    mixed = mix_domains(source, target, TARGET.add_column("sample_weight", [3.0, 4.0]))
+    expected = [0.5, 2.0, 0.25] if how == "whole" else [0.25, 0.5]
+    assert mixed["sample_weight"][:] == [*expected, 1.0, 1.0, 3.0, 4.0]
+    assert mixed.features["sample_weight"] == Value("float64")
+    assert mixed["text"][:] == [*source["text"], *target["text"], "d", "e"]
+    assert mix_domains(TARGET, source)["sample_weight"][:] == [1.0, 1.0, *expected]  # the source is without
+    assert "sample_weight" not in mix_domains(SOURCE, TARGET).column_names
+
+
+def test_sample_weights_of_a_type_that_the_target_shares():
+    source = SOURCE.add_column("sample_weight", [1.0, 2.0, 0.0]).cast_column("sample_weight", Value("float32"))
+    mixed = mix_domains(source, TARGET)
+    assert mixed.features["sample_weight"] == Value("float32") and mixed["sample_weight"][3:] == [1.0, 1.0]
+
+
+def test_sample_weights_survive_formats_and_transforms():
+    source = SOURCE.add_column("sample_weight", [0.5, 2.0, 0.25])
+    arrays = mix_domains(source.with_format("numpy"), TARGET.with_format("numpy"))
+    assert arrays[:]["sample_weight"].tolist() == [0.5, 2.0, 0.25, 1.0, 1.0]
+
+    def length(batch):
+        return {"length": [len(text) for text in batch["text"]]}
+
+    changed = mix_domains(source.with_transform(length), TARGET.with_transform(length))[:]
+    assert changed == {
+        "length": [1] * 5,
+        "label": [0, 1, 1, -100, -100],
+        "domain": [0, 0, 0, 1, 1],
+        "sample_weight": [0.5, 2.0, 0.25, 1.0, 1.0],
+    }

@@ -121,3 +121,13 @@ def test_a_dataset_without_length_is_refused():
 
     with pytest.raises(TypeError, match="Endless without a length.*Define `__len__`"):
         mix_domains(Endless(), rows([1], [0]))
+
+
+def test_sample_weights_are_handed_on_and_are_one_elsewhere():
+    weighted = Rows([{"x": 1.0, "labels": 0, "sample_weight": 0.5}, {"x": 2.0, "labels": 1, "sample_weight": 2.0}])
+    for mixed, expected in (
+        (mix_domains(weighted, rows([3], [1])), [0.5, 2.0, 1.0]),
+        (mix_domains(rows([3], [1]), weighted), [1.0, 0.5, 2.0]),
+    ):
+        assert [mixed[i]["sample_weight"] for i in range(3)] == expected
+    assert "sample_weight" not in mix_domains(rows([3], [1]), rows([3], [1]))[0]

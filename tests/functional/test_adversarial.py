@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hf_transfer.functional.adversarial import domain_cross_entropy, reverse_gradient
+from hf_transfer.functional.adversarial import domain_cross_entropy, masked_mean, reverse_gradient
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0, torch.tensor(2.5)])
@@ -62,3 +62,41 @@ def test_one_domain_is_an_exact_zero_with_zero_gradients(domain):
     assert value.item() == 0
     value.backward()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_weighted_cross_entropy_against_a_loop():
+    logits = torch.randn(7, 3, dtype=torch.float64)
+    domain = torch.tensor([0, 1, 2, 1, 0, 0, 2])
+    weights = torch.tensor([0.5, 2.0, 0.0, 1.0, 0.0, 3.0, 0.25], dtype=torch.float64)
+    total = 0.0
+    for row, k, weight in zip(logits, domain.tolist(), weights.tolist(), strict=True):
+        total += weight * naive_cross_entropy(row[None], torch.tensor([k]))
+    value = domain_cross_entropy(logits, domain, weights)
+    assert value.item() == pytest.approx(total / 6.75, rel=1e-12)
+
+
+def test_weights_of_one_change_nothing_and_rows_without_weight_are_not_there():
+    logits, domain = torch.randn(6, 2, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0])
+    ones = torch.ones(6, dtype=torch.float64)
+    torch.testing.assert_close(domain_cross_entropy(logits, domain, ones), domain_cross_entropy(logits, domain))
+    ones[4:] = 0
+    torch.testing.assert_close(
+        domain_cross_entropy(logits, domain, ones), domain_cross_entropy(logits[:4], domain[:4])
+    )
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
+def test_one_domain_among_the_rows_that_count_is_an_exact_zero(weights):
+    logits = torch.randn(3, 2, requires_grad=True)
+    value = domain_cross_entropy(logits, torch.tensor([0, 0, 1]), torch.tensor(weights))
+    assert value.item() == 0
+    value.backward()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_masked_mean():
+    values = torch.tensor([1.0, 5.0, -2.0], dtype=torch.float64, requires_grad=True)
+    assert masked_mean(values, torch.tensor([True, False, True])).item() == -0.5
+    nothing = masked_mean(values, torch.zeros(3))
+    nothing.backward()
+    assert nothing.item() == 0 and values.grad.tolist() == [0.0, 0.0, 0.0]

@@ -133,3 +133,65 @@ def test_rows_weigh_by_number_so_that_parts_of_a_batch_add_up():
         return task_loss(replace(rows, weights=rows.weights * class_weights))
 
     torch.testing.assert_close((loss(slice(2)) + loss(slice(2, 4))) / 2, loss(slice(4)))
+
+
+# --- sample weights ------------------------------------------------------------------------------------------------
+
+
+def looped(logits, labels, weight) -> float:
+    """sum_i w_i l_i / number of labelled entries, entry by entry."""
+    total, count = 0.0, 0
+    for row, label, w in zip(logits.tolist(), labels.tolist(), weight.tolist(), strict=True):
+        entries = list(zip(row, label, strict=True)) if isinstance(label, list) else [(row, label)]
+        for scores, number in entries:
+            if number != -100:
+                total += w * (math.log(sum(math.exp(s) for s in scores)) - scores[number])
+                count += 1
+    return total / count
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels"),
+    [((4,), [1, -100, 0, 2]), ((3, 2), [[0, -100], [2, 1], [-100, -100]])],
+    ids=["examples", "tokens"],
+)
+def test_sample_weights_against_a_loop(shape, labels):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(*shape, 3, dtype=torch.float64, generator=generator)
+    weight = torch.tensor([0.5, 3.0, 0.0, 2.5][: shape[0]], dtype=torch.float64)
+    value = task_loss(TaskRows.of(logits, torch.tensor(labels), weight))
+    assert value.item() == pytest.approx(looped(logits, torch.tensor(labels), weight), rel=1e-12)
+    plain = task_loss(TaskRows.of(logits, torch.tensor(labels)))
+    assert value.item() != pytest.approx(plain.item(), rel=1e-3)
+    assert torch.equal(task_loss(TaskRows.of(logits, torch.tensor(labels), torch.ones_like(weight))), plain)
+
+
+def test_sample_weights_of_several_labels_a_row():
+    logits = torch.randn(3, 4)
+    labels = torch.tensor([[1.0, 0, 1, 0], [0, 1, -100, 1], [-100.0] * 4])
+    weight = torch.tensor([2.0, 0.25, 7.0])
+    losses, count = 0.0, 0
+    for row, marks, w in zip(logits.tolist(), labels.tolist(), weight.tolist(), strict=True):
+        for x, y in zip(row, marks, strict=True):
+            if y != -100:
+                losses, count = losses + w * math.log1p(math.exp(-x if y else x)), count + 1
+    assert labelled_multi_label(logits, labels, weight).item() == pytest.approx(losses / count, rel=1e-5)
+    assert task_loss(TaskRows.of(logits, labels, weight)).item() == pytest.approx(losses / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_sample_weights_of_a_regression(outputs):
+    logits, labels = torch.randn(3, outputs), torch.randn(3, outputs)
+    labels[1] = -100
+    weight = torch.tensor([2.0, 5.0, 0.5])
+    errors = ((logits - labels) ** 2).sum(-1)
+    expected = (2 * errors[0] + 0.5 * errors[2]) / (2 * outputs)
+    value = labelled_regression(logits, labels if outputs > 1 else labels.flatten(), weight)
+    torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize("loss", [labelled_regression, labelled_multi_label])
+def test_rows_of_weight_zero_have_no_gradient(loss):
+    logits = torch.randn(3, 2, requires_grad=True)
+    loss(logits, torch.ones(3, 2), torch.tensor([1.0, 0.0, 1.0])).backward()
+    assert not logits.grad[1].any() and logits.grad[0].all()

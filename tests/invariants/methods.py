@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback, default_data_collator, set_seed
 
-from hf_transfer import TransferArguments, TransferTrainer
+from hf_transfer import FixMatch, TransferArguments, TransferTrainer, mix_domains
+from hf_transfer.data.views import TwoViewsCollator
+from hf_transfer.domain_adaptation.methods import parse_method
 from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.recipe_arguments import LoopArguments, ModelArguments
 from hf_transfer.weights import snapshot, wise_ft
@@ -59,6 +61,33 @@ METHODS: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
         "ema": 0.9,
         "bss": 0.01,
+    },
+    **{
+        f"domain {name}": {"domain": name}
+        for name in (
+            "dann",
+            "cdan",
+            "mdd",
+            "wdgrl",
+            "mcd",
+            "dan",
+            "jan",
+            "dsan",
+            "coral",
+            "cmd",
+            "swd",
+            "entropy",
+            "im",
+            "mcc",
+            "bnm",
+            "afn",
+            "bsp",
+            "pseudo_labels",
+            "fixmatch",
+            "cdan+mcc+l2sp",
+            "mdd+dan+rdrop",
+            "fixmatch+dann+afn",
+        )
     },
 }
 REFUSED = {
@@ -105,6 +134,7 @@ def source_of(options: argparse.Namespace) -> str:
 def trainer_for(name: str, options: argparse.Namespace, folder: Path, *callbacks: TrainerCallback) -> TransferTrainer:
     settings = dict(METHODS[name])
     extra = settings.pop("args", {})
+    domain = settings.pop("domain", None)
     source = source_of(options)
     if "transfer_from" in settings:
         settings["transfer_from"] = source
@@ -132,13 +162,28 @@ def trainer_for(name: str, options: argparse.Namespace, folder: Path, *callbacks
     model = make_model(options)
     batches = [{key: torch.tensor(value) for key, value in data[:12].items()}]
     methods.initialise(model, lambda: batches, replace_loop(folder))
+    objectives = methods.objectives(model_args)
+    if domain is not None:
+        objectives = parse_method(domain).objectives(2)
+        data = mix_domains(data, rows(20, 1, False, image))
     return TransferTrainer(
         model,
         args,
         train_dataset=data,
-        objectives=methods.objectives(model_args),
+        data_collator=two_views if any(isinstance(term, FixMatch) for term in objectives) else None,
+        objectives=objectives,
         callbacks=[*methods.callbacks(), *callbacks],
     )
+
+
+def noise(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A strong view that is the same whenever it is drawn, so that runs can be compared bit for bit."""
+    if "pixel_values" in inputs:
+        return {"pixel_values": inputs["pixel_values"].flip(-1)}
+    return {**inputs, "input_ids": inputs["input_ids"].roll(1, 1)}
+
+
+two_views = TwoViewsCollator(None, collator=default_data_collator, strong=noise)
 
 
 def replace_loop(folder: Path) -> LoopArguments:

@@ -12,21 +12,39 @@ from torch import nn
 from hf_transfer import (
     DELTA,
     L2SP,
+    AdaptiveFeatureNorm,
+    BatchNuclearNorm,
+    BatchSpectralPenalization,
     BatchSpectralShrinkage,
     BiTuning,
+    CentralMomentDiscrepancy,
     ClassBalanced,
+    ConditionalAdversarial,
     CoTuning,
     CutMix,
+    DeepCORAL,
     DomainAdversarial,
+    EntropyMinimization,
+    FixMatch,
     FocalLoss,
+    InformationMaximization,
+    JointMaximumMeanDiscrepancy,
     LabelSmoothing,
     LearningWithoutForgetting,
+    LocalMaximumMeanDiscrepancy,
+    MarginDisparity,
+    MaximumClassifierDiscrepancy,
+    MaximumMeanDiscrepancy,
+    MinimumClassConfusion,
     Mixup,
     ModelSpec,
     Objective,
+    PseudoLabels,
     RDrop,
+    SlicedWasserstein,
     SupervisedContrastive,
     TransferBatch,
+    WassersteinDistance,
 )
 
 
@@ -44,6 +62,10 @@ class Case:
         solved_value: the term's value then.
         reads_features: whether the term depends on features or logits (a term on weights or hidden states does not).
         ascends: whether the gradient into the features climbs the term (an adversary) instead of descending it.
+        target_side: whether the contract's batches have rows without a label too, those of domain 1.
+        signed: whether the term may be on either side of zero, as an unbiased estimate is.
+        negative: whether the term is below zero, as the paper has it.
+        measure: of the features, what the gradient lowers, where the value of the term does not show it.
         idle: kinds of models for which the term is exactly zero in the contract's batches.
         refused: kinds of models that are refused, with what the error says.
     """
@@ -53,6 +75,10 @@ class Case:
     solved_value: float = 0.0
     reads_features: bool = True
     ascends: bool = False
+    target_side: bool = False
+    signed: bool = False
+    negative: bool = False
+    measure: Callable[[torch.Tensor], torch.Tensor] | None = None
     idle: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -64,9 +90,43 @@ def _indistinguishable(objective: Objective, batch: TransferBatch) -> TransferBa
     return replace(batch, features=batch.features[:1].expand_as(batch.features))
 
 
+def _no_margin(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # An adversarial classifier that gives every class a third.
+    torch.nn.init.zeros_(objective.classifier[-1].weight)
+    torch.nn.init.zeros_(objective.classifier[-1].bias)
+    return batch
+
+
+def _no_discrepancy(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # Two classifiers that know nothing agree.
+    for parameter in (*objective.first[-1].parameters(), *objective.second[-1].parameters()):
+        torch.nn.init.zeros_(parameter)
+    return batch
+
+
+def _unit_slope(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # The critic reads off one feature, with all its units on, and both domains are at one point.
+    for parameter in objective.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        for layer in objective.critic[::2]:
+            layer.weight[0, 0] = 1
+        objective.critic[0].bias.fill_(100)
+    return _one_line(objective, batch)
+
+
 def _certain(objective: Objective, batch: TransferBatch) -> TransferBatch:
     # All of the probability on the label, or on the class itself where there are two candidates.
     return replace(batch, logits=1e4 * torch.nn.functional.one_hot(batch.labels.clamp(min=0), 3).float())
+
+
+def _certain_and_varied(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # Three rows of the target, each certain of a class of its own.
+    return replace(batch, logits=1e4 * torch.eye(3), labels=torch.full((3,), -100))
+
+
+def _no_features(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    return replace(batch, features=torch.zeros_like(batch.features))
 
 
 def _undecided(objective: Objective, batch: TransferBatch) -> TransferBatch:
@@ -76,6 +136,12 @@ def _undecided(objective: Objective, batch: TransferBatch) -> TransferBatch:
 def _one_line(objective: Objective, batch: TransferBatch) -> TransferBatch:
     # Features on one line through the origin: all singular values but the first are zero.
     return replace(batch, features=batch.features[:1].expand_as(batch.features))
+
+
+def _at_one_point_alike(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # The same features, the same predictions and, where there is one, the same label.
+    labels = batch.labels.clamp(max=0)
+    return replace(_certain(objective, replace(_one_line(objective, batch), labels=labels)), labels=labels)
 
 
 def _one_class_at_one_point(objective: Objective, batch: TransferBatch) -> TransferBatch:
@@ -117,6 +183,21 @@ def _source_of(model: nn.Module) -> nn.Module:
         return type(model)(config)
 
 
+class _WithViews(FixMatch):
+    """FixMatch with the strong views made here, in place of a collator: the contract's batches have none."""
+
+    __doc__ = FixMatch.__doc__
+
+    def transform(self, inputs):
+        name = "input_ids" if "input_ids" in inputs else "pixel_values"
+        row = (inputs["labels"].flatten(1) if inputs["labels"].dim() > 1 else inputs["labels"][:, None]).eq(-100)
+        row = row.all(1).nonzero().flatten()
+        return super().transform({**inputs, "strong_view": {name: inputs[name][row].flip(-1), "row": row}})
+
+
+_WithViews.__name__ = "FixMatch"
+
+
 NO_IMAGES = {"text": "needs images", "tokens": "needs images"}
 
 CASES: dict[str, Case] = {
@@ -131,16 +212,38 @@ CASES: dict[str, Case] = {
         solved=lambda objective, batch: batch,  # the weights are where they started
         reads_features=False,
     ),
+    "AdaptiveFeatureNorm": Case(
+        make=lambda model: AdaptiveFeatureNorm(),
+        solved=lambda objective, batch: batch,  # its target moves ahead of the features
+        solved_value=1.0,
+        measure=lambda features: -features.norm(dim=-1).mean(),
+        target_side=True,
+    ),
+    "BatchNuclearNorm": Case(
+        make=lambda model: BatchNuclearNorm(),
+        solved=_certain_and_varied,
+        solved_value=-1.0,
+        negative=True,
+        target_side=True,
+    ),
+    "BatchSpectralPenalization": Case(make=lambda model: BatchSpectralPenalization(), solved=_no_features),
     "BatchSpectralShrinkage": Case(make=lambda model: BatchSpectralShrinkage(), solved=_one_line),
     "BiTuning": Case(
         make=lambda model: BiTuning(queue_length=3, projection=4),
         solved=_queues_at_one_point,
     ),
+    "CentralMomentDiscrepancy": Case(make=lambda model: CentralMomentDiscrepancy(), solved=_one_line),
     "ClassBalanced": Case(make=lambda model: ClassBalanced(beta=0.9), solved=_certain),
     "CoTuning": Case(
         make=lambda model: CoTuning(_source_of(model)),
         solved=_no_preference,
         solved_value=1.6094379124341003,  # log 5
+    ),
+    "ConditionalAdversarial": Case(
+        make=lambda model: ConditionalAdversarial(hidden_size=8),
+        solved=_indistinguishable,
+        solved_value=0.6931471805599453,  # log 2: at chance
+        ascends=True,
     ),
     "CutMix": Case(make=lambda model: CutMix(), solved=_undecided, solved_value=LOG_3, refused=NO_IMAGES),
     "DELTA": Case(
@@ -148,14 +251,61 @@ CASES: dict[str, Case] = {
         solved=lambda objective, batch: batch,  # the model is as it started
         reads_features=False,
     ),
+    "DeepCORAL": Case(make=lambda model: DeepCORAL(), solved=_one_line),
+    "EntropyMinimization": Case(make=lambda model: EntropyMinimization(), solved=_certain, target_side=True),
+    "FixMatch": Case(
+        make=lambda model: _WithViews(threshold=0.0),
+        solved=lambda objective, batch: replace(batch, logits=1e4 * torch.eye(3)[0].expand_as(batch.logits)),
+        target_side=True,
+        refused={"tokens": "FixMatch on a token classifier.*PseudoLabels"},
+    ),
     "FocalLoss": Case(make=lambda model: FocalLoss(), solved=_certain),
+    "InformationMaximization": Case(
+        make=lambda model: InformationMaximization(), solved=_certain_and_varied, target_side=True
+    ),
+    "JointMaximumMeanDiscrepancy": Case(
+        make=lambda model: JointMaximumMeanDiscrepancy(), solved=_at_one_point_alike, signed=True
+    ),
     "LabelSmoothing": Case(make=lambda model: LabelSmoothing(), solved=_undecided, solved_value=LOG_3),
     "LearningWithoutForgetting": Case(
         make=lambda model: LearningWithoutForgetting(_source_of(model)), solved=_features_of_the_source
     ),
+    "LocalMaximumMeanDiscrepancy": Case(
+        make=lambda model: LocalMaximumMeanDiscrepancy(), solved=_at_one_point_alike, target_side=True
+    ),
+    "MarginDisparity": Case(
+        make=lambda model: MarginDisparity(hidden_size=8),
+        solved=_no_margin,
+        solved_value=4 * LOG_3 + 0.4054651081081644,  # log 3/2: not of the predicted class
+        ascends=True,
+        target_side=True,
+    ),
+    "MaximumClassifierDiscrepancy": Case(
+        make=lambda model: MaximumClassifierDiscrepancy(hidden_size=8),
+        solved=_no_discrepancy,
+        solved_value=2 * LOG_3,
+        target_side=True,
+    ),
+    "MaximumMeanDiscrepancy": Case(make=lambda model: MaximumMeanDiscrepancy(), solved=_one_line, signed=True),
+    "MinimumClassConfusion": Case(
+        # sharp, so that the slope at an untrained head is above the rounding of the value
+        make=lambda model: MinimumClassConfusion(temperature=0.2),
+        solved=_certain_and_varied,
+        target_side=True,
+    ),
     "Mixup": Case(make=lambda model: Mixup(), solved=_undecided, solved_value=LOG_3, refused=NO_IMAGES),
+    "PseudoLabels": Case(
+        make=lambda model: PseudoLabels(threshold=0.0, class_balanced=True), solved=_certain, target_side=True
+    ),
     "RDrop": Case(make=lambda model: RDrop(), solved=_twice_the_same, idle=("batch norm",)),
+    "SlicedWasserstein": Case(make=lambda model: SlicedWasserstein(num_projections=8), solved=_one_line),
     "SupervisedContrastive": Case(
         make=lambda model: SupervisedContrastive(), solved=_one_class_at_one_point, solved_value=LOG_3
+    ),
+    "WassersteinDistance": Case(
+        # wide enough for some unit to be on in one row and off in another
+        make=lambda model: WassersteinDistance(hidden_size=64),
+        solved=_unit_slope,
+        ascends=True,
     ),
 }

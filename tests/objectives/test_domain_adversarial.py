@@ -102,7 +102,7 @@ def test_token_classifiers_have_one_domain_per_row():
     [
         (
             (0, 1, 2),
-            r"values from 0 to 2, but the discriminator tells 2 domains.*`DomainAdversarial\(num_domains=3\)`",
+            r"values from 0 to 2, but DomainAdversarial compares 2 domains.*`DomainAdversarial\(num_domains=3\)`",
         ),
         ((0, -100), r"values from -100 to 0.*Number the domains from 0"),
     ],
@@ -115,8 +115,9 @@ def test_domain_out_of_range_is_refused_at_the_first_batch(domain, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_domains": 1}, "`num_domains=1`: a discriminator of one domain is constant.*2 or more"),
-        ({"hidden_size": 0}, "`hidden_size=0` leaves the discriminator without hidden units.*positive width"),
+        ({"num_domains": 1}, "`num_domains=1`: with one domain there is nothing to compare.*2 or more"),
+        ({"hidden_size": 0}, "`hidden_size=0` leaves the adversary of DomainAdversarial without.*positive width"),
+        ({"strength": -0.1}, "`strength=-0.1` is negative: the gradient would be reversed twice.*zero or a positive"),
     ],
 )
 def test_constructor_refuses(options, message):

@@ -29,9 +29,10 @@ def argument_classes(script: Path) -> list[Any]:
     """The recipe's own arguments and the shared ones."""
     scope = runpy.run_path(str(script), run_name="recipe")
     own = [kind for kind in scope.values() if dataclasses.is_dataclass(kind) and kind.__module__ == "recipe"]
-    loop = next((kind for kind in own if issubclass(kind, LoopArguments)), LoopArguments)
-    shared = [scope[name] for name in ("MethodArguments", "ProbeArguments", "FeatureArguments") if name in scope]
-    return [*(kind for kind in own if kind is not loop), *shared, ModelArguments, DataArguments, loop]
+    loop = scope.get("AdaptationLoopArguments", LoopArguments)
+    names = ("DomainArguments", "MethodArguments", "ProbeArguments", "FeatureArguments")
+    shared = [scope[name] for name in names if name in scope]
+    return [*own, *shared, ModelArguments, DataArguments, loop]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)

@@ -19,6 +19,7 @@ from hf_transfer.features.extraction.kwargs import ExtractionKwargs, checked, fo
 from hf_transfer.features.training.feature_batches import FEATURES, FeatureCollator, FeatureTable
 from hf_transfer.features.training.feature_check import check_head, check_objectives, check_width
 from hf_transfer.features.training.feature_forward import FeatureForward
+from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
 from hf_transfer.trainer import TransferTrainer
 from hf_transfer.trainer_kwargs import TransferTrainerKwargs
 
@@ -140,7 +141,8 @@ class FeatureExtractionTrainer(TransferTrainer):
             check_width(data, parts)
             return data
         options: dict[str, Any] = {**self._extraction} if training else for_evaluation(self._extraction)
-        wanted = {"domain", *options.pop("columns", ()), *(name for term in self._objectives for name in term.columns)}
+        wanted = {"domain", SAMPLE_WEIGHT, *options.pop("columns", ())}
+        wanted |= {name for term in self._objectives for name in term.columns}
         present = getattr(data, "column_names", None) or ()
         columns = [name for name in present if name in wanted]
         processor = self._given.get("processing_class")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from hf_transfer.batch import ModelSpec, TransferBatch
-from hf_transfer.functional.adversarial import domain_cross_entropy, reverse_gradient
-from hf_transfer.objective import Objective
-from hf_transfer.schedules import Schedule, evaluate, warmup
+from hf_transfer.functional.adversarial import domain_cross_entropy
+from hf_transfer.objectives.domain_adaptation.adversary import before_adversary, check_adversary
+from hf_transfer.objectives.domain_adaptation.discriminator import mlp
+from hf_transfer.objectives.domain_adaptation.domain_objective import DomainObjective
+from hf_transfer.schedules import Schedule, warmup
 
 
-class DomainAdversarial(Objective):
+class DomainAdversarial(DomainObjective):
     r"""
     Domain-adversarial training (DANN): learn features from which a discriminator cannot tell the domain.
 
@@ -45,13 +47,11 @@ class DomainAdversarial(Objective):
         If all rows share one domain the term is an exact zero that still depends on `features`, so ranks stay in step.
 
     Deviations from the paper:
-        Softmax over K domains instead of a sigmoid over two (equal for K = 2); the discriminator uses LayerNorm,
-        because
-        BatchNorm of a mixed batch would share statistics between the domains and make ranks differ.
+        Softmax over K domains instead of a sigmoid over two (equal for K = 2); the discriminator uses LayerNorm.
 
     Raises:
-        ValueError: if `num_domains` is below 2 or `hidden_size` below 1; at the first batch if `domain` is missing or
-            outside `[0, K)`.
+        ValueError: if `num_domains` is below 2, `hidden_size` below 1 or `strength` negative; at the first batch if
+            `domain` is missing or outside `[0, K)`.
 
     Relations:
         Train with `AdamW(betas=(0.5, 0.999))` (`adam_beta1=0.5`): with the usual 0.9 backbone and discriminator
@@ -71,8 +71,6 @@ class DomainAdversarial(Objective):
     Paper: Ganin et al., "Domain-Adversarial Training of Neural Networks", JMLR 2016, https://huggingface.co/papers/1505.07818
     """
 
-    columns = ("domain",)
-
     def __init__(
         self,
         *,
@@ -81,56 +79,20 @@ class DomainAdversarial(Objective):
         strength: float | Schedule = warmup(gamma=10.0),  # noqa: B008  (schedules are immutable)
         weight: float | Schedule = 1.0,
     ):
-        super().__init__(weight=weight)
-        if num_domains < 2:
-            raise ValueError(
-                f"`num_domains={num_domains}`: a discriminator of one domain is constant and sends no gradient. Give "
-                "the number of different values of the `domain` column, 2 or more."
-            )
-        if hidden_size < 1:
-            raise ValueError(
-                f"`hidden_size={hidden_size}` leaves the discriminator without hidden units, so it cannot learn. Give "
-                "a positive width, such as the default 1024."
-            )
+        super().__init__(num_domains=num_domains, weight=weight)
+        check_adversary(self, hidden_size, strength)
         self.hidden_size = hidden_size
-        self.num_domains = num_domains
         self.strength = strength
-        self._domain_checked = False
 
     def build(self, spec: ModelSpec) -> Self:
         """Make the discriminator for features of width `spec.feature_dim`."""
-        width = self.hidden_size
-        self.discriminator = nn.Sequential(
-            nn.Linear(spec.feature_dim, width),
-            nn.LayerNorm(width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.LayerNorm(width),
-            nn.ReLU(),
-            nn.Linear(width, self.num_domains),
-        )
-        self._domain_checked = False
-        return self
+        self.discriminator = mlp(spec.feature_dim, self.hidden_size, self.num_domains)
+        return super().build(spec)
 
     def forward(self, batch: TransferBatch) -> Tensor:
         """The discriminator's cross-entropy, with the gradient into the features reversed."""
-        assert batch.domain is not None  # a missing column is refused when the batch arrives
-        self._check_domain(batch.domain)
-        strength = evaluate(self.strength, batch.progress)
-        logits = self.discriminator(reverse_gradient(batch.example_features, strength))
+        domain = self.check_domain(batch.domain)
+        logits = self.discriminator(before_adversary(batch.example_features, self.strength, batch.progress))
         with torch.no_grad():
-            self.diagnostics = {"accuracy": (logits.argmax(-1) == batch.domain).float().mean()}
-        return domain_cross_entropy(logits, batch.domain)
-
-    def _check_domain(self, domain: Tensor) -> None:
-        # Once: reading values back waits for the device, and on CUDA a wrong index ends the process.
-        if self._domain_checked or torch.compiler.is_compiling():
-            return
-        low, high = int(domain.min()), int(domain.max())
-        if low < 0 or high >= self.num_domains:
-            raise ValueError(
-                f"Column `domain` holds values from {low} to {high}, but the discriminator tells {self.num_domains} "
-                "domains apart, numbered from 0. Cross-entropy has no such class. Number the domains from 0 "
-                f"(`mix_domains` does) and pass `DomainAdversarial(num_domains={max(high + 1, 2)})`."
-            )
-        self._domain_checked = True
+            self.diagnostics = {"accuracy": (logits.argmax(-1) == domain).float().mean()}
+        return domain_cross_entropy(logits, domain)

@@ -92,11 +92,13 @@ class _Mixing(TaskTerm):
         each = len(rows.labels) // len(partners)
         position = torch.arange(len(rows.labels), device=rows.labels.device) % each
         other = partners[rows.example] * each + position
+        # What a part counts is taken into its share: the loss is the same mean of the weighted losses of both.
+        counts = rows.labelled if rows.sample_weight is None else rows.labelled * rows.sample_weight
         targets, counted = mixed_targets(
             rows.targets,
             rows.targets[other],
-            rows.labelled,
-            rows.labelled[other],
+            counts,
+            counts[other],
             share[rows.example].to(rows.targets.dtype),
         )
         own_or_other = torch.where(rows.labelled.unsqueeze(-1), rows.weights, rows.weights[other])
@@ -105,6 +107,7 @@ class _Mixing(TaskTerm):
             targets=targets,
             weights=own_or_other * counted.unsqueeze(-1),
             labelled=rows.labelled | rows.labelled[other],
+            sample_weight=None,
         )
 
 

@@ -1,0 +1,119 @@
+"""What a finished comparison leaves in its folder: the kept model, tables, figures and all_results.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from hf_transfer.domain_adaptation.comparison import START, Comparison
+from hf_transfer.domain_adaptation.methods import SOURCE_ONLY
+from hf_transfer.domain_adaptation.outputs import Outputs, load_outputs
+from hf_transfer.domain_adaptation.plots import best_methods, plot_features, plot_scores
+from hf_transfer.domain_adaptation.report import report, scores_of
+from hf_transfer.domain_adaptation.results import Cell
+from hf_transfer.domain_adaptation.selection import choices, kept_run
+from hf_transfer.domain_adaptation.training import OUTPUTS
+from hf_transfer.metrics import MAIN_METRIC
+from hf_transfer.models import load_model
+from hf_transfer.repeats import summarise
+from hf_transfer.trainer import TransferTrainer
+
+
+logger = logging.get_logger(__name__)
+
+__all__ = ["close"]
+
+
+def close(comparison: Comparison) -> Cell:
+    """
+    Choose a run, save its model into the output folder, and write comparison.md, all_results.json and the figures.
+
+    Args:
+        comparison (`Comparison`): one whose runs are finished.
+
+    Returns:
+        `Cell`: the run whose model was kept.
+
+    Raises:
+        ValueError: if the validator that is to choose has no score.
+    """
+    recipe, args, cells = comparison.recipe, comparison.args, comparison.cells
+    metric = MAIN_METRIC[comparison.task]
+    judged = f"target_{metric}"
+    names = [method.name for method in recipe.candidates] or [method.name for method in recipe.runs]
+    kept = kept_run(cells, names, recipe.choose_by, judged)
+    one = len([cell for cell in cells if cell.method in names]) == 1
+    by = " (the only one)" if one else f", chosen by {recipe.choose_by}"
+    shown = [method.name for method in recipe.runs if method.name in names or method.name == SOURCE_ONLY]
+    made = choices(cells, shown, judged)
+    text = report(cells, made, metric, kept, by)
+    folder = Path(str(args.output_dir))
+    if args.should_save:
+        _write(folder / "comparison.md", text)
+        summary = {**_summary(cells, kept), "kept": {"method": kept.method, "seed": kept.seed}}
+        summary["choices"] = [vars(choice) for choice in made]
+        _write(folder / "all_results.json", json.dumps(summary, indent=4))
+        if recipe.diagnostics:
+            _draw(cells, metric, folder)
+    logger.info(text)
+    _keep(comparison, folder / kept.folder)
+    return kept
+
+
+def _keep(comparison: Comparison, folder: Path) -> None:
+    args = comparison.args
+    args.without_validation()  # the Trainer saves and pushes, but trains nothing
+    model, processor = load_model(
+        str(folder), comparison.domains.data, trust_remote_code=comparison.model_args.trust_remote_code
+    )
+    trainer = TransferTrainer(model, args, processing_class=processor)
+    trainer.save_model()
+    if args.push_to_hub:
+        trainer.push_to_hub(tasks=comparison.task)
+
+
+def _summary(cells: list[Cell], kept: Cell) -> dict[str, Any]:
+    """Scores of the kept run by their own names, and of each method, as means over the seeds, under its name."""
+    found: dict[str, Any] = dict(kept.scores)
+    for method in dict.fromkeys(cell.method for cell in cells):
+        own = [cell for cell in cells if cell.method == method]
+        for name in dict.fromkeys(key for cell in own for key in {**cell.scores, **cell.diagnostics}):
+            values = scores_of(cells, method, name)
+            complete = len(values) == len(own)
+            found[f"{method}_{name}"] = summarise(values).mean if complete else None
+            if len(own) > 1:
+                found[f"{method}_{name}_interval"] = summarise(values).interval if complete else None
+                found[f"{method}_{name}_by_seed"] = [values.get(cell.seed) for cell in own]
+    return found
+
+
+def _draw(cells: list[Cell], metric: str, folder: Path) -> None:
+    """The figures, where matplotlib is there."""
+    try:
+        plot_scores(cells, metric, folder / "methods.png")
+        seed = min(cell.seed for cell in cells)
+        panels: dict[str, Mapping[str, Outputs]] = {}
+        shown = [SOURCE_ONLY, *best_methods(cells, metric)]
+        own = {cell.method: cell for cell in cells if cell.seed == seed}
+        start = folder / START / f"seed_{seed}.safetensors"
+        if SOURCE_ONLY not in own and start.is_file():
+            panels["before training"] = load_outputs(start, ("source", "target"))
+        for method in shown:
+            if method in own:
+                title = f"{method} (before)" if method == SOURCE_ONLY else f"{method} (after)"
+                panels[title] = load_outputs(folder / own[method].folder / OUTPUTS, ("source", "target"))
+        if all(len(own["source"].features) > 1 and len(own["target"].features) > 1 for own in panels.values()):
+            plot_features(panels, folder / "features.png", seed=seed)
+    except ImportError as error:
+        logger.warning(f"No figures: {error}")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
