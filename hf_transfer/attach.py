@@ -113,7 +113,7 @@ class Attachment:
         model.add_module(CHILD, objectives)
         objectives.attachment = self
         self._ignore_on_save()
-        self._tap = HeadTap(model, self.anatomy)
+        self._tap = HeadTap(model, self.anatomy.head)
         self._states = HiddenStateTaps(
             model, (name for objective in objectives.by_name.values() for name in objective.hidden_states)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
 
+from hf_transfer.files import whole_file
 from hf_transfer.norms import has_statistics
 from hf_transfer.objective import Objectives
 
@@ -52,9 +52,8 @@ def save_objectives(objectives: Objectives, folder: Path) -> None:
     """Write the state of the objectives into a checkpoint folder; nothing if they have none. Atomic."""
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in objectives.state_dict().items()}
     if state:
-        temporary = folder / f".{OBJECTIVES_NAME}.tmp"
-        save_file(state, temporary)
-        os.replace(temporary, folder / OBJECTIVES_NAME)
+        with whole_file(folder / OBJECTIVES_NAME) as unfinished:
+            save_file(state, unfinished)
 
 
 def load_objectives(objectives: Objectives, folder: Path) -> None:
@@ -92,9 +91,8 @@ def save_statistics(model: nn.Module, folder: Path) -> None:
     """
     state = {name: buffer.detach().cpu().contiguous() for name, buffer in _statistics(model).items()}
     if state:
-        temporary = folder / f".{STATISTICS_NAME}.tmp"
-        save_file(state, temporary)
-        os.replace(temporary, folder / STATISTICS_NAME)
+        with whole_file(folder / STATISTICS_NAME) as unfinished:
+            save_file(state, unfinished)
 
 
 def load_statistics(model: nn.Module, folder: Path) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset
 from transformers import set_seed
 from transformers.utils import logging
 
 from hf_transfer.feature_arguments import FeatureArguments
+from hf_transfer.files import whole_file
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 
 
@@ -62,18 +61,12 @@ def write_features(
             )
             files[name] = Path(str(args.output_dir)) / "data" / f"{name}.parquet"
             if args.should_save:
-                _write(features, files[name])
+                with whole_file(files[name]) as unfinished:
+                    features.to_parquet(str(unfinished))
                 logger.info(f"{name}: {len(features)} rows of {', '.join(features.column_names)} in {files[name]}")
     if args.push_to_hub and args.should_save:
         _push(args)
     return files
-
-
-def _write(features: Dataset, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    features.to_parquet(str(temporary))
-    os.replace(temporary, file)
 
 
 def _push(args: LoopArguments) -> None:

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from hf_transfer.anatomy import anatomy
 from hf_transfer.data.loading import TransferData
 from hf_transfer.data.preparation import collator_for, prepare
+from hf_transfer.files import whole_file
 from hf_transfer.lr_find import lr_find
 from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.metrics import compute_metrics_for
@@ -135,7 +136,8 @@ class FineTuning:
         folder = Path(str(self.args.output_dir))
         if trainer.is_world_process_zero():
             result.plot(folder / "lr_find.png")
-            (folder / "lr_find.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            with whole_file(folder / "lr_find.yaml") as unfinished:
+                unfinished.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         if settings:
             logger.info(f"The range test ({folder / 'lr_find.png'}) sets {_told(settings)}")
         else:

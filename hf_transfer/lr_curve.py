@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_transfer.figures import new_figure, save_figure
+
 
 __all__ = ["LRFinderResult", "smoothed"]
 
@@ -128,17 +130,9 @@ class LRFinderResult:
         Raises:
             ImportError: without matplotlib.
         """
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "`LRFinderResult.plot` needs matplotlib, which is not installed: nothing can be drawn. Run `pip "
-                "install matplotlib`; `rates` and `losses` hold the curve as numbers."
-            ) from error
-        # not `pyplot`: it keeps figures and chooses a backend for the whole process
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(
+            7, 4.5, doing="LRFinderResult.plot", instead="`rates` and `losses` hold the curve as numbers"
+        )
         axes = figure.add_subplot()
         curve = self.smoothed
         axes.plot(self.rates, self.losses, color="0.75", linewidth=1, label="loss")
@@ -155,13 +149,4 @@ class LRFinderResult:
             axes.set_ylim(min(curve) - margin, max(curve) + margin)
         axes.set(xscale="log", xlabel="learning_rate", ylabel="training loss", title="Learning-rate range test")
         axes.legend()
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # beside the target, so that renaming cannot cross file systems; every writer has a name of its own
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            figure.savefig(unfinished, format=target.suffix.removeprefix(".") or "png", dpi=120)
-            os.replace(unfinished, target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        return target
+        return save_figure(figure, path)

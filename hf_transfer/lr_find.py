@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, cast
 
-import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
@@ -28,6 +26,7 @@ from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
 from hf_transfer.data.sampling import SetSamplerEpoch
 from hf_transfer.lr_curve import LRFinderResult
 from hf_transfer.lr_schedules import own_rates
+from hf_transfer.random_state import random_numbers_put_back
 
 
 __all__ = ["LRFinderResult", "lr_find"]
@@ -99,7 +98,7 @@ def lr_find(
     """
     _check(trainer, start, end, steps, smoothing, diverge)
     rates = [start * (end / start) ** (step / (steps - 1)) for step in range(steps)]
-    with _random_numbers_put_back(), _gradient_state_put_back(trainer):
+    with random_numbers_put_back(), _gradient_state_put_back(trainer):
         shadow = _shadow(trainer, steps)
         sweep = _Sweep(rates, width=smoothing * steps, diverge=diverge)
         shadow.create_scheduler = partial(_sweeping, shadow, sweep)  # type: ignore[method-assign]
@@ -294,17 +293,6 @@ def _sweeping(shadow: Any, sweep: _Sweep, num_training_steps: int, optimizer: Op
 
 
 # --- what is put back
-
-
-@contextmanager
-def _random_numbers_put_back() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 @contextmanager

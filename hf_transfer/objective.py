@@ -48,6 +48,9 @@ class Objective(nn.Module):
     learns_from_data: bool = False
     """Whether `fit` must see the training data before the first step. `TransferTrainer` calls it."""
 
+    reads_inputs: ClassVar[bool] = False
+    """Whether `forward` reads `batch.inputs`. A cache of frozen blocks otherwise leaves inputs unread."""
+
     hidden_states: tuple[str, ...] = ()
     """Modules whose outputs `forward` reads from `batch.hidden_states`, by name; set in `build`."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from hf_transfer.data.subsets import stratified_split
 from hf_transfer.feature_arguments import FeatureArguments
 from hf_transfer.features import Probe, fit_probe
 from hf_transfer.features.layers.layer_report import layer_report
+from hf_transfer.files import whole_file
 from hf_transfer.fine_tuning import HELD_OUT
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 from hf_transfer.trainer import TransferTrainer
@@ -208,9 +208,8 @@ class Probing:
         if trainer.is_world_process_zero():
             for kind, probe in probes.items():
                 probe.save(folder / "probes" / kind)
-            temporary = folder / "all_results.tmp"
-            temporary.write_text(json.dumps(results, indent=4), encoding="utf-8")
-            os.replace(temporary, folder / "all_results.json")
+            with whole_file(folder / "all_results.json") as unfinished:
+                unfinished.write_text(json.dumps(results, indent=4), encoding="utf-8")
         trainer.save_model()
         if self.args.push_to_hub:
             trainer.push_to_hub(tasks=self.data.task)
@@ -228,7 +227,8 @@ class Probing:
         )
         if self.args.should_save:
             folder = Path(str(self.args.output_dir))
-            (folder / "layers.md").write_text(report.table() + "\n", encoding="utf-8")
+            with whole_file(folder / "layers.md") as unfinished:
+                unfinished.write_text(report.table() + "\n", encoding="utf-8")
             report.plot(folder / "layers.png")
         logger.info(f"Which block transfers best:\n{report.table()}")
 

@@ -18,6 +18,7 @@ import yaml
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.utils import logging as hf_logging
 
+from hf_transfer.files import whole_file
 from hf_transfer.repeats import repeats_table, summarise
 
 
@@ -170,7 +171,5 @@ def save_summary(
         logger.info(f"Over {len(scores)} seeds:\n{repeats_table(finite).replace('| method |', '| score |')}")
     if averaged:
         logger.info(f"The soup: {', '.join(f'{name} {value:.4f}' for name, value in averaged.items())}")
-    path = Path(str(args.output_dir)) / "all_results.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary | averaged, indent=4), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(Path(str(args.output_dir)) / "all_results.json") as unfinished:
+        unfinished.write_text(json.dumps(summary | averaged, indent=4), encoding="utf-8")

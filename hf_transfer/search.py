@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
@@ -15,6 +14,7 @@ from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
+from hf_transfer.files import whole_file
 from hf_transfer.search_space import apply_settings, search_space
 
 
@@ -69,9 +69,8 @@ class SearchResult:
 
         text = yaml.safe_dump(self.settings, sort_keys=False)
         if path is not None:
-            unfinished = Path(path).with_name(f".{Path(path).name}.{os.getpid()}")
-            unfinished.write_text(text, encoding="utf-8")
-            os.replace(unfinished, path)
+            with whole_file(path) as unfinished:
+                unfinished.write_text(text, encoding="utf-8")
         return text
 
 

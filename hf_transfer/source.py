@@ -219,7 +219,7 @@ class Source:
         """
         inputs = self._prepared(inputs)
         if self._tap is None:
-            self._tap = HeadTap(self.model, self.anatomy)
+            self._tap = HeadTap(self.model, self.anatomy.head)
         names = tuple(hidden_states)
         if names not in self._taps:
             self._taps[names] = HiddenStateTaps(self.model, names)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_transfer.anatomy import Anatomy
 
-
-__all__ = ["HeadTap", "HiddenStateTaps"]
+__all__ = ["HeadTap", "HiddenStateTaps", "first_tensor", "values_of"]
 
 
 class HeadTap:
@@ -21,15 +19,15 @@ class HeadTap:
     Args:
         model (`nn.Module`):
             Any classifier of `transformers`, also under PEFT.
-        anatomy (`Anatomy`):
-            Its anatomy; only the head is used.
+        head (`str`):
+            Name of its head, as in `Anatomy.head`.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy):
+    def __init__(self, model: nn.Module, head: str):
         self.config = getattr(model, "config", None)
         self.open = False
         self._input: Tensor | None = None
-        self._hook = model.get_submodule(anatomy.head).register_forward_pre_hook(self._keep)
+        self._hook = model.get_submodule(head).register_forward_pre_hook(self._keep)
 
     def _keep(self, head: nn.Module, args: tuple[Tensor, ...]) -> None:
         if self.open:
@@ -142,7 +140,9 @@ class HiddenStateTaps:
     def _keeper(self, name: str) -> Any:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
             if self.open:
-                self._outputs[name] = output[0] if isinstance(output, tuple) else output
+                found = first_tensor(output)
+                assert found is not None  # a block returns a hidden state
+                self._outputs[name] = found
 
         return keep
 
@@ -156,3 +156,17 @@ class HiddenStateTaps:
         for hook in self._hooks:
             hook.remove()
         self._outputs = {}
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The first tensor in what a module returns: its hidden state."""
+    if isinstance(output, Tensor):
+        return output
+    return next((found for value in values_of(output) if (found := first_tensor(value)) is not None), None)
+
+
+def values_of(output: Any) -> Iterable[Any]:
+    """What a module returns, one by one; nothing where it is a single thing."""
+    if isinstance(output, Mapping):
+        return output.values()
+    return output if isinstance(output, Sequence) and not isinstance(output, str) else ()

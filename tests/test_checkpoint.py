@@ -83,7 +83,7 @@ def test_objectives_without_state_write_no_file_and_read_none(tmp_path):
     load_objectives(Objectives(), tmp_path)
 
 
-@pytest.mark.parametrize("where", ["hf_transfer.checkpoint.save_file", "hf_transfer.checkpoint.os.replace"])
+@pytest.mark.parametrize("where", ["hf_transfer.checkpoint.save_file", "hf_transfer.files.os.replace"])
 def test_a_failing_save_leaves_the_old_file(tmp_path, monkeypatch, where):
     old = objectives(DomainAdversarial(hidden_size=4))
     save_objectives(old, tmp_path)

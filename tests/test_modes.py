@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
-from hf_transfer.modes import at_rest, modes_put_back
+from hf_transfer.modes import at_rest, modes_put_back, undisturbed
 
 
 def mixed() -> nn.Sequential:
@@ -42,3 +43,22 @@ def test_at_rest_everything_evaluates():
     model = mixed()
     with at_rest(model):
         assert not any(modes(model))
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_undisturbed_puts_modes_random_numbers_and_gradients_back(seed):
+    model = mixed()
+    before, state = modes(model), torch.get_rng_state()
+    with pytest.raises(KeyError), undisturbed(model, seed):
+        assert not any(modes(model)) and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        torch.rand(3)
+        raise KeyError
+    assert modes(model) == before and torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_undisturbed_begins_at_the_seed():
+    with undisturbed(mixed(), 7):
+        first = torch.rand(3)
+    with undisturbed(mixed(), 7):
+        assert torch.equal(torch.rand(3), first)

@@ -153,7 +153,7 @@ def adapt_source_free(
             f"Nothing of {type(model).__name__} trains but its head, which stays as it is: there is nothing to adapt. "
             "Set `requires_grad` of the backbone, or load adapters with `is_trainable=True`."
         )
-    tap = HeadTap(model, layout)
+    tap = HeadTap(model, layout.head)
     step_of = optimizer(trained) if optimizer else torch.optim.AdamW(trained, lr=learning_rate)
     rates = [group["lr"] for group in step_of.param_groups]
     shuffle = torch.Generator().manual_seed(seed)

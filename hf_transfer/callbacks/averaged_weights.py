@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hf_transfer.files import whole_file
 from hf_transfer.functional.weight_average import update_average
 
 
@@ -96,9 +96,10 @@ class AveragedWeights:
             if average.dtype != self._raw[name].dtype or name in self._statistics:
                 state[f"average.{name}"] = average
         state.update((f"counter.{name}", counter) for name, counter in self._counters.items())
-        temporary = path.with_name(f".{path.name}.tmp")
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary, metadata)
-        os.replace(temporary, path)
+        with whole_file(path) as unfinished:
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, unfinished, metadata
+            )
 
     def load(self, path: Path) -> None:
         """

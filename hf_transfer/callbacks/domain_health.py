@@ -20,8 +20,9 @@ from hf_transfer.diagnostics.health import (
     finite_warnings,
     prediction_warnings,
 )
-from hf_transfer.diagnostics.model_rows import ModelRows, anatomy_of, is_label, read_model, undisturbed
+from hf_transfer.diagnostics.model_rows import ModelRows, anatomy_of, is_label, read_model
 from hf_transfer.features.extraction.taps import pretrained
+from hf_transfer.modes import undisturbed
 from hf_transfer.objectives.domain_adaptation.domain_objective import DomainObjective
 
 

@@ -86,7 +86,7 @@ class CacheFrozenPrefix(TrainerCallback):
         prefix = frozen_prefix(model, parts)
         names = set() if prefix is None else set(prefix.parameters)
         steps = frozen_until(run, names, state.max_steps) - state.global_step
-        self._cache.enter(parts, epochs=steps / self._steps_per_epoch)
+        self._cache.enter(prefix, epochs=steps / self._steps_per_epoch)
 
 
 def frozen_until(run: ScheduledRun, names: set[str], max_steps: int) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +17,7 @@ from hf_transfer.functional.task_loss import UNLABELLED
 from hf_transfer.tap import HeadTap
 
 
-__all__ = ["ModelRows", "anatomy_of", "is_label", "read_model", "undisturbed"]
+__all__ = ["ModelRows", "anatomy_of", "is_label", "read_model"]
 
 
 @dataclass(frozen=True)
@@ -47,34 +45,6 @@ def anatomy_of(model: nn.Module, head: str | None = None) -> Anatomy:
     """The anatomy of a model, as its objectives know it where it has any."""
     objectives: Any = getattr(model, CHILD, None)
     return anatomy(model, head=head) if objectives is None else objectives.attachment.anatomy
-
-
-@contextmanager
-def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
-    """
-    The model in evaluation mode without gradients, and random numbers that begin at `seed`; afterwards, also after an
-    error, the mode of each module and all random numbers are as they were.
-    """
-    training = [module for module in model.modules() if module.training]
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    device = next(model.parameters()).device
-    # no `manual_seed` of torch itself: it would seed every device of the machine
-    indexed = device.type in ("cuda", "xpu", "npu")
-    options: dict[str, Any] = {"devices": [device], "device_type": device.type} if indexed else {"devices": []}
-    with torch.random.fork_rng(**options):
-        try:
-            torch.default_generator.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
-            model.eval()
-            # not `inference_mode`: what a model keeps of a forward, as rotary frequencies, must serve the next step
-            with torch.no_grad():
-                yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-            for module in training:
-                module.training = True
 
 
 def read_model(
@@ -109,7 +79,7 @@ def read_model(
     parameter = next(model.parameters())
     options = {"use_cache": False} if "use_cache" in forward_parameters(model) else {}
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    tap = HeadTap(model, anatomy_of(model, head))
+    tap = HeadTap(model, anatomy_of(model, head).head)
     try:
         for start in range(0, len(rows), batch_size):
             fetched = [dataset[int(row)] for row in rows[start : start + batch_size]]

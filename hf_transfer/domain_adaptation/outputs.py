@@ -57,7 +57,7 @@ def model_outputs(
         collate (`Callable`): the collator.
         batch_size (`int`): rows of a forward.
     """
-    tap = HeadTap(model, anatomy(model))
+    tap = HeadTap(model, anatomy(model).head)
     device = next(model.parameters()).device
     parts: list[Outputs] = []
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.features.probes import STRENGTHS, Probe, fit_probe, load_probe
 from hf_transfer.functional.task_loss import UNLABELLED
+from hf_transfer.modes import at_rest
 from hf_transfer.tap import HeadTap
 
 
@@ -113,30 +114,29 @@ def fit_head(
 @torch.no_grad()
 def _features(model: nn.Module, parts: Anatomy, batches: Iterable[Mapping[str, Any]]) -> tuple[Tensor, Tensor, bool]:
     """Features and labels of labelled rows, and whether these are tokens."""
-    tap, training = HeadTap(model, parts), model.training
+    tap = HeadTap(model, parts.head)
     device = next(model.parameters()).device
     features, labels, tokens = [], [], False
-    model.eval()
     tap.open = True
     try:
-        for batch in batches:
-            inputs = {
-                key: value.to(device) if isinstance(value, Tensor) else value
-                for key, value in batch.items()
-                if key not in ("labels", "domain")
-            }
-            logits = model(**inputs).logits
-            rows = tap.take(logits, inputs).cpu().flatten(0, -2)
-            # a row has one label, or as many as the head has outputs
-            tokens = logits.dim() == 3
-            several = batch["labels"].shape == logits.shape and logits.shape[-1] > 1
-            given = batch["labels"].cpu() if several else batch["labels"].cpu().reshape(-1)
-            chosen = given.reshape(len(given), -1).ne(UNLABELLED).all(1)
-            features.append(rows[chosen])
-            labels.append(given[chosen])
+        with at_rest(model):
+            for batch in batches:
+                inputs = {
+                    key: value.to(device) if isinstance(value, Tensor) else value
+                    for key, value in batch.items()
+                    if key not in ("labels", "domain")
+                }
+                logits = model(**inputs).logits
+                rows = tap.take(logits, inputs).cpu().flatten(0, -2)
+                # a row has one label, or as many as the head has outputs
+                tokens = logits.dim() == 3
+                several = batch["labels"].shape == logits.shape and logits.shape[-1] > 1
+                given = batch["labels"].cpu() if several else batch["labels"].cpu().reshape(-1)
+                chosen = given.reshape(len(given), -1).ne(UNLABELLED).all(1)
+                features.append(rows[chosen])
+                labels.append(given[chosen])
     finally:
         tap.remove()
-        model.train(training)
     if not sum(map(len, labels)):
         raise ValueError(
             "No row of the data has a label: there is nothing to fit a head to. Give the labelled rows, such as the "

@@ -16,7 +16,7 @@ from hf_transfer.frozen_prefix.identity import repeats
 from hf_transfer.objective import Objective
 
 
-__all__ = ["check", "check_model", "check_rows", "reads_inputs"]
+__all__ = ["check", "check_model", "check_rows"]
 
 WHO = "`cache_frozen_prefix=True`"
 
@@ -93,19 +93,6 @@ def check_rows(dataset: Any, collate: Any) -> None:
             f"{WHO} with random augmentation (rows differ when they are read again) - all epochs would repeat the "
             "stored draw of the first - train without `cache_frozen_prefix`, or without augmentation: augment=None."
         )
-
-
-def reads_inputs(objectives: Iterable[Objective]) -> bool:
-    """Whether an objective may read the inputs of the model, so that they cannot be left unread."""
-    from hf_transfer.objective import TaskTerm
-
-    # Those of this package are known (a test reads them); what others do is not.
-    known = ("L2SP", "DomainAdversarial", "BatchSpectralShrinkage", "BiTuning", "CoTuning", "SupervisedContrastive")
-    return not all(
-        isinstance(objective, TaskTerm)
-        or (type(objective).__module__.startswith("hf_transfer.") and type(objective).__name__ in known)
-        for objective in objectives
-    )
 
 
 def _augments(dataset: Any) -> bool:

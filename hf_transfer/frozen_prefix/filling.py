@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,14 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_transfer.frozen_prefix.extent import Unsuitable
-from hf_transfer.frozen_prefix.identity import same_random_numbers
-from hf_transfer.frozen_prefix.recording import Recording, by_row, first_tensor
+from hf_transfer.frozen_prefix.recording import Recording, by_row
 from hf_transfer.frozen_prefix.table import Table
+from hf_transfer.modes import at_rest
+from hf_transfer.random_state import random_numbers_put_back
+from hf_transfer.tap import first_tensor
 
 
-__all__ = ["fill", "hidden_states", "resting"]
+__all__ = ["fill", "hidden_states"]
 
 
 class _Reached(Exception):
@@ -70,7 +71,7 @@ def fill(
     total = sum(len(rows) for _, rows in plan)
     done: dict[int, np.ndarray] = {}
     bar = tqdm(total=total, unit=" examples", desc="Frozen prefix", disable=not progress)
-    with bar, same_random_numbers(), resting(model):
+    with bar, random_numbers_put_back(), at_rest(model):
         for (shard, rows), batch in zip(plan, loader, strict=True):
             mask = batch.get("attention_mask")
             hidden = by_row(hidden_states(model, recording, batch), len(rows))
@@ -113,15 +114,3 @@ def hidden_states(model: nn.Module, recording: Recording, batch: Mapping[str, An
         f"`{recording.boundary}` ran {len(found)} times for one batch and {recording.calls} times for another - its "
         "hidden state cannot be stored - train without `cache_frozen_prefix`."
     )
-
-
-@contextmanager
-def resting(model: nn.Module) -> Iterator[None]:
-    """The whole model in evaluation mode, and afterwards each module in the mode it had."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training

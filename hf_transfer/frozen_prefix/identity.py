@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, default_data_collator
 from transformers.trainer_utils import RemoveColumnsCollator
 from transformers.utils.import_utils import is_datasets_available
 
+from hf_transfer.features.cache.checksums import new_checksum, object_digest
+from hf_transfer.features.cache.digests import data_digest
 from hf_transfer.frozen_prefix.rows import read_rows
+from hf_transfer.random_state import random_numbers_put_back
 
 
-__all__ = ["collator_digest", "lengths_of", "repeats", "rows_digest", "same_random_numbers"]
+__all__ = ["collator_digest", "lengths_of", "repeats", "rows_digest"]
 
 _BATCH = 1000
 _LOOKS = 3
@@ -35,12 +35,8 @@ def rows_digest(dataset: Any, without: set[str]) -> str:
         import datasets
 
         if isinstance(dataset, datasets.Dataset):
-            from hf_transfer.features.cache.digests import data_digest
-
             return data_digest(dataset, [name for name in dataset.column_names if name not in without])
-    import xxhash
-
-    checksum = xxhash.xxh3_128()
+    checksum = new_checksum()
     for row in range(len(dataset)):
         for name, value in sorted(dataset[row].items()):
             if name not in without:
@@ -56,14 +52,11 @@ def collator_digest(collate: Callable[..., Any]) -> str:
     """A checksum of a collator; those that only pad or stack are told by their class."""
     if isinstance(collate, RemoveColumnsCollator):  # what it leaves out the model does not take
         return collator_digest(collate.data_collator)
-    if collate is default_data_collator or type(collate) in (
-        DataCollatorWithPadding,
-        DataCollatorForTokenClassification,
-    ):
-        return getattr(type(collate), "__name__", "") if collate is not default_data_collator else "default"
-    from datasets.fingerprint import Hasher
-
-    return Hasher.hash(collate)
+    if collate is default_data_collator:
+        return "default"
+    if type(collate) in (DataCollatorWithPadding, DataCollatorForTokenClassification):
+        return type(collate).__name__
+    return object_digest(collate)
 
 
 def lengths_of(dataset: Any, name: str) -> np.ndarray:
@@ -89,7 +82,7 @@ def lengths_of(dataset: Any, name: str) -> np.ndarray:
 
 def repeats(dataset: Any, collate: Callable[[list[Any]], Any], rows: Sequence[int]) -> bool:
     """Whether rows read and collated again are the same; global random numbers go on as if nothing was read."""
-    with same_random_numbers():
+    with random_numbers_put_back():
         first, *others = [collate(read_rows(dataset, rows)) for _ in range(_LOOKS)]
     return all(_equal(first[name], other.get(name)) for other in others for name in first)
 
@@ -100,19 +93,3 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Mapping):
         return isinstance(other, Mapping) and all(_equal(one[key], other.get(key)) for key in one)
     return bool(np.array_equal(np.asarray(one), np.asarray(other)))
-
-
-@contextmanager
-def same_random_numbers(seed: int | None = None) -> Iterator[None]:
-    """Put back every generator of global random numbers afterwards; start from `seed` if one is given."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-            if seed is not None:
-                torch.manual_seed(seed)
-                np.random.seed(seed)
-                random.seed(seed)
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_transfer.frozen_prefix.extent import Unsuitable
-from hf_transfer.frozen_prefix.identity import same_random_numbers
-from hf_transfer.frozen_prefix.recording import Recording, first_tensor
+from hf_transfer.frozen_prefix.recording import Recording
+from hf_transfer.random_state import random_numbers_put_back
+from hf_transfer.tap import first_tensor
 
 
 __all__ = ["Trial", "compare", "inputs_of", "logits_of", "proof_rows", "refuse_layer_drop", "with_seed"]
@@ -72,7 +73,7 @@ def with_seed(model: nn.Module, run: Callable[[], Any]) -> Any:
     """
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with same_random_numbers(_SEED):
+        with random_numbers_put_back(_SEED):
             return run()
     finally:
         with torch.no_grad():

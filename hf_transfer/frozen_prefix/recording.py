@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hf_transfer.frozen_prefix.extent import Prefix, Unsuitable
+from hf_transfer.tap import first_tensor, values_of
 
 
-__all__ = ["Recording", "StandIn", "by_row", "first_tensor", "record"]
+__all__ = ["Recording", "StandIn", "by_row", "record"]
 
 
 class _Hole:
@@ -167,25 +168,12 @@ def _check(model: nn.Module, seen: Recording, rows: int, *, fixed: bool) -> None
         )
 
 
-def first_tensor(output: Any) -> Tensor | None:
-    """The first tensor in what a module returns: its hidden state."""
-    if isinstance(output, Tensor):
-        return output
-    return next((found for value in _values(output) if (found := first_tensor(value)) is not None), None)
-
-
-def _values(output: Any) -> Iterable[Any]:
-    if isinstance(output, Mapping):
-        return output.values()
-    return output if isinstance(output, Sequence) and not isinstance(output, str) else ()
-
-
 def _emptied(output: Any, hidden: Tensor) -> Any:
     """`output` with a hole in place of `hidden`; tensors and objects of the forward that was watched are let go."""
     if output is hidden:
         return _Hole
     if isinstance(output, (Mapping, tuple, list)):
-        return _like(output, (_emptied(value, hidden) for value in _values(output)))
+        return _like(output, (_emptied(value, hidden) for value in values_of(output)))
     return output if isinstance(output, (bool, int, float, str)) else None
 
 
@@ -193,7 +181,7 @@ def _filled(skeleton: Any, hidden: Tensor) -> Any:
     if skeleton is _Hole:
         return hidden
     if isinstance(skeleton, (Mapping, tuple, list)):
-        return _like(skeleton, (_filled(value, hidden) for value in _values(skeleton)))
+        return _like(skeleton, (_filled(value, hidden) for value in values_of(skeleton)))
     return skeleton
 
 

@@ -14,9 +14,8 @@ from accelerate.utils import send_to_device
 from torch import nn
 from transformers.utils import logging
 
-from hf_transfer.anatomy import Anatomy
 from hf_transfer.frozen_prefix.agreement import agreement, of_rank_zero
-from hf_transfer.frozen_prefix.extent import Prefix, Unsuitable, frozen_prefix
+from hf_transfer.frozen_prefix.extent import Prefix, Unsuitable
 from hf_transfer.frozen_prefix.facts import Facts
 from hf_transfer.frozen_prefix.filling import fill
 from hf_transfer.frozen_prefix.proof import (
@@ -32,6 +31,7 @@ from hf_transfer.frozen_prefix.recording import Recording, record
 from hf_transfer.frozen_prefix.rows import ROW, NumberedRows, read_rows, row_numbers
 from hf_transfer.frozen_prefix.skipping import Skipping
 from hf_transfer.frozen_prefix.table import Layout, Table
+from hf_transfer.modes import modes_put_back
 
 
 __all__ = ["FrozenPrefix", "release"]
@@ -100,35 +100,32 @@ class FrozenPrefix:
 
     # -- phases
 
-    def enter(self, anatomy: Anatomy, *, epochs: float) -> None:
+    def enter(self, prefix: Prefix | None, *, epochs: float) -> None:
         """
         Begin a phase: store what its frozen prefix computes, unless it is stored, and skip the prefix from now on.
 
         Where that is not possible or does not pay off the phase runs as without a cache, and the log says why.
 
         Args:
-            anatomy (`Anatomy`): of the model.
+            prefix (`Prefix`, *optional*): the frozen blocks, as [`frozen_prefix`] finds them; `None` where the first
+                one trains.
             epochs (`float`): passes over the training set during which the prefix stays frozen.
         """
         self.leave()
-        prefix = frozen_prefix(self.model, anatomy)
         if prefix is None:
             logger.info("The first block trains: there is no frozen prefix to cache in this phase.")
             return
         names = (*prefix.embeddings, *prefix.modules)
         # The schedule puts what it rules to evaluation mode; this adds what PEFT froze.
         self._resting = [module for name in names for module in self.model.get_submodule(name).modules()]
-        before = [(module, module.training) for module in self.model.modules()]
-        try:
-            self.model.train()
-            self._begin(prefix, epochs)
-        except Unsuitable as unsuitable:
-            self.leave()
-            if PartialState().is_main_process:
-                logger.warning(f"This phase trains without the frozen-prefix cache. {unsuitable}")
-        finally:
-            for module, training in before:
-                module.training = training
+        with modes_put_back(self.model):
+            try:
+                self.model.train()
+                self._begin(prefix, epochs)
+            except Unsuitable as unsuitable:
+                self.leave()
+                if PartialState().is_main_process:
+                    logger.warning(f"This phase trains without the frozen-prefix cache. {unsuitable}")
 
     def leave(self) -> None:
         """End a phase: everything runs."""

@@ -11,7 +11,7 @@ from transformers.utils.import_utils import is_datasets_available
 
 from hf_transfer.arguments import TransferArguments
 from hf_transfer.callbacks.frozen_prefix import CacheFrozenPrefix
-from hf_transfer.frozen_prefix.checks import check, check_model, check_rows, reads_inputs
+from hf_transfer.frozen_prefix.checks import check, check_model, check_rows
 from hf_transfer.frozen_prefix.rows import NumberedCollator, NumberedRows
 from hf_transfer.frozen_prefix.session import FrozenPrefix, release
 from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
@@ -113,7 +113,7 @@ class PrefixSupport:
             num_workers=args.dataloader_num_workers,
             progress=not args.disable_tqdm,
             ignored={"domain", SAMPLE_WEIGHT, *self.trainer.objectives.columns()},
-            keep_inputs=reads_inputs(self.objectives),
+            keep_inputs=any(objective.reads_inputs for objective in self.objectives),
             read_states={name for objective in self.objectives for name in objective.hidden_states},
         )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -24,7 +22,7 @@ from hf_transfer.validators.mixing import InputMixing
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Reader", "ReadingKwargs", "Readings", "undisturbed"]
+__all__ = ["Reader", "ReadingKwargs", "Readings"]
 
 
 class ReadingKwargs(TypedDict):
@@ -60,24 +58,6 @@ class Readings:
     def classes(self) -> np.ndarray:
         """The class of the largest logit, `(N,)`."""
         return self.logits.argmax(1)
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode without gradients; modes and random generators are restored in any case."""
-    training = [module for module in model.modules() if module.training]
-    state = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    model.eval()
-    try:
-        # not inference mode: what a model keeps of a forward, such as rotary tables, must serve training again
-        with torch.random.fork_rng(devices), torch.no_grad():
-            yield
-    finally:
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        for module in training:
-            module.training = True
 
 
 class Reader:
@@ -121,7 +101,7 @@ class Reader:
         parameter = next(model.parameters())
         self._device = parameter.device
         self._float = parameter.dtype if parameter.is_floating_point() else torch.float32
-        self._tap = HeadTap(model, anatomy(model, head=head))
+        self._tap = HeadTap(model, anatomy(model, head=head).head)
 
     def __enter__(self) -> Reader:
         return self

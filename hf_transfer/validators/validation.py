@@ -10,6 +10,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from hf_transfer.features.extraction.ranks import Ranks
+from hf_transfer.modes import undisturbed
 from hf_transfer.validators.checks import (
     check_dataset,
     check_labels,
@@ -18,7 +19,7 @@ from hf_transfer.validators.checks import (
     check_validators,
     inputs_only,
 )
-from hf_transfer.validators.reading import Reader, ReadingKwargs, undisturbed
+from hf_transfer.validators.reading import Reader, ReadingKwargs
 from hf_transfer.validators.scores import (
     NEEDS_SOURCE,
     NEEDS_TRAIN_SOURCE,

@@ -258,7 +258,7 @@ def check(one: Architecture, **options: Any) -> bool:
         hooks.append(module.register_forward_hook(lambda *call, name=name: emitted.update({name: call[-1]})))
         torch.nn.init.normal_(next(module.parameters()))  # so that small differences of the features show
     if one.class_name in WITHOUT_LOSS:
-        tap = HeadTap(model, found)
+        tap = HeadTap(model, found.head)
         tap.open = True
         with upstream():
             output = run(model, batch)

@@ -8,7 +8,8 @@ import torch
 from transformers import default_data_collator
 
 from hf_transfer.attach import attach
-from hf_transfer.diagnostics.model_rows import is_label, read_model, undisturbed
+from hf_transfer.diagnostics.model_rows import is_label, read_model
+from hf_transfer.modes import undisturbed
 from hf_transfer.objectives import DomainAdversarial
 from tests.models import TINY, batch_for, lora, tiny_bert, tiny_token_bert
 

@@ -7,7 +7,7 @@ import torch
 from hf_transfer.anatomy import anatomy
 from hf_transfer.features.cache import Entry
 from hf_transfer.frozen_prefix.extent import Prefix, Unsuitable
-from hf_transfer.frozen_prefix.filling import fill, hidden_states, resting
+from hf_transfer.frozen_prefix.filling import fill, hidden_states
 from hf_transfer.frozen_prefix.recording import record
 from hf_transfer.frozen_prefix.table import Layout, Table
 from tests.frozen_prefix.harness import Count, RaggedRows, pad
@@ -77,11 +77,3 @@ def test_a_block_that_runs_less_often_than_it_was_seen_to_is_refused(tmp_path):
     recording.calls = 2
     with pytest.raises(Unsuitable, match="ran 1 times for one batch and 2 times for another"):
         hidden_states(model, recording, pad([ROWS[0]]))
-
-
-def test_an_error_on_the_way_puts_modes_back():
-    model = tiny_bert().train()
-    with pytest.raises(KeyError), resting(model):
-        assert not model.bert.training
-        raise KeyError
-    assert all(module.training for module in model.modules())

@@ -12,7 +12,6 @@ from hf_transfer.frozen_prefix.identity import (
     lengths_of,
     repeats,
     rows_digest,
-    same_random_numbers,
 )
 
 
@@ -86,14 +85,3 @@ def test_rows_that_stay_are_told_also_where_they_are_not_numbers():
     assert repeats(Noisy(lambda: float("nan")), collate, [0, 1])
     assert not repeats(Noisy(lambda: 0.0), lambda examples: {"x": torch.rand(len(examples))}, [0, 1])
     assert not repeats(Noisy(lambda: 0.0), lambda examples: {"x": torch.zeros(random.randrange(10**6) + 1)}, [0])
-
-
-def test_a_seed_starts_all_generators():
-    def draws():
-        return random.random(), np.random.rand(), float(torch.rand(()))
-
-    with same_random_numbers(5):
-        first = draws()
-    with same_random_numbers(5):
-        assert draws() == first
-    assert draws() != first

@@ -10,8 +10,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from hf_transfer.frozen_prefix.extent import Prefix, Unsuitable
-from hf_transfer.frozen_prefix.recording import StandIn, by_row, first_tensor, record
+from hf_transfer.frozen_prefix.recording import StandIn, by_row, record
 from hf_transfer.frozen_prefix.skipping import Skipping
+from hf_transfer.tap import first_tensor
 
 
 Pair = namedtuple("Pair", ["hidden", "weights"])

@@ -9,7 +9,8 @@ from datasets import Dataset
 
 from hf_transfer import anatomy
 from hf_transfer.functional.model_selection import INTERPOLATION
-from hf_transfer.validators.reading import Reader, undisturbed
+from hf_transfer.modes import undisturbed
+from hf_transfer.validators.reading import Reader
 from tests.models import TINY, batch_for, lora, tiny_bert, tiny_resnet, tiny_token_bert, tiny_vit
 from tests.validators.rows import rows_of
 

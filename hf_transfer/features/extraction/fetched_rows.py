@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_transfer.features.extraction.text_rows import MASK, Batch
+from hf_transfer.random_state import random_numbers_put_back
 
 
 __all__ = ["FetchedWindow", "SoundTransform", "Views", "same", "seeded"]
@@ -25,16 +25,9 @@ _RANDOM = threading.Lock()  # the generators below are the process's own
 def seeded(*numbers: int) -> Iterator[None]:
     """The global generators of torch, NumPy and Python start from these numbers, and go on afterwards as before."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    with _RANDOM, torch.random.fork_rng(devices=[]):
-        states = random.getstate(), np.random.get_state()
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+    # views are drawn on the CPU
+    with _RANDOM, random_numbers_put_back(seed, accelerators=False):
+        yield
 
 
 @dataclass(frozen=True)

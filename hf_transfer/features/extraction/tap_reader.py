@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_transfer.anatomy import Anatomy
 from hf_transfer.features.extraction.pooling import as_tokens, pool, real_tokens
 from hf_transfer.features.extraction.taps import Tap, pretrained
-from hf_transfer.tap import HeadTap, HiddenStateTaps
+from hf_transfer.modes import at_rest
+from hf_transfer.tap import HeadTap, HiddenStateTaps, first_tensor
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -28,14 +28,8 @@ class _Seen(Exception):
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode and without gradients; the mode of each module is restored, also after an error."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with at_rest(model), torch.inference_mode():
+        yield
 
 
 def forward_parameters(model: nn.Module) -> set[str]:
@@ -79,7 +73,7 @@ class TapReader:
         self._logits: Tensor | None = None  # an empty tensor with as many dimensions as the logits
         self._calls: dict[str, int] = {}
         self._wanted: dict[str, int] | None = None
-        self._head = HeadTap(model, Anatomy(heads[0], (), (), 0, {}, {})) if heads else None
+        self._head = HeadTap(model, heads[0]) if heads else None
         self._states = HiddenStateTaps(model, blocks)
         self._hooks = [model.get_submodule(name).register_forward_pre_hook(self._counter(name)) for name in heads]
         self._hooks += [model.get_submodule(name).register_forward_hook(self._counter(name)) for name in blocks]
@@ -164,7 +158,9 @@ class TapReader:
                 f"The forward did not pass through `{tap.module}`, {tap.column} of the model: it has no features for "
                 "these inputs, as a tower for other inputs has none. Tap another block, or the head."
             )
-        return self._pooled(_first(states[tap.module]), self.model.get_submodule(tap.module), tap.pooling, mask)
+        output = first_tensor(states[tap.module])
+        assert output is not None
+        return self._pooled(output, self.model.get_submodule(tap.module), tap.pooling, mask)
 
     def _of_head(self, tap: Tap, inputs: dict[str, Any], mask: Tensor | None) -> Tensor | list[Tensor]:
         assert self._head is not None
@@ -220,10 +216,3 @@ class TapReader:
         self._states.remove()
         if self._head is not None:
             self._head.remove()
-
-
-def _first(output: Any) -> Tensor:
-    """The hidden state of what a block returned."""
-    if isinstance(output, Tensor):
-        return output
-    return next(value for value in (output.values() if isinstance(output, Mapping) else output) if value is not None)

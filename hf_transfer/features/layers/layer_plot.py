@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from hf_transfer.figures import new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -26,32 +27,14 @@ def draw(report: LayerReport, target: Path) -> Path:
     Raises:
         ImportError: without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "`LayerReport.plot` needs matplotlib, which is not installed: nothing can be drawn. Run `pip install "
-            '"hf-transfer-learning[recipes]"`; `table()` and `to_dict()` hold the numbers.'
-        ) from error
-    # not `pyplot`: it keeps figures and chooses a backend for the whole process
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4.2, doing="LayerReport.plot", instead="`table()` and `to_dict()` hold the numbers")
     left, right = figure.subplots(1, 2)
     _scores(report, left)
     if report.matrix is not None:
         _matrix(report, figure, right)
     else:
         _similarity(report, right)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # beside the target, so that renaming cannot cross file systems; every writer has a name of its own
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        figure.savefig(unfinished, format=target.suffix.removeprefix(".") or "png", dpi=120)
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return target
+    return save_figure(figure, target)
 
 
 def _ticks(report: LayerReport) -> tuple[list[int], list[str]]:

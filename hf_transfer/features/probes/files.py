@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from hf_transfer.features.probes.probe import Probe
+from hf_transfer.files import whole_file
 
 
 DESCRIPTION = "probe.json"
@@ -104,12 +105,5 @@ def load_probe(folder: str | os.PathLike[str]) -> Probe:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from hf_transfer._blocks import bare_name
 from hf_transfer.anatomy import anatomy
+from hf_transfer.features.head_logits import head_logits
 from hf_transfer.features.probes.head_names import name_classes, order_of
 from hf_transfer.features.probes.labelled_rows import read_features
 from hf_transfer.weights.slots import base_of, refuse_wrapped
@@ -114,7 +115,7 @@ def _compare(probe: Probe, layer: Any, order: np.ndarray, features: Any) -> None
     wanted = probe.logits(rows)
     dtype = layer.weight.dtype
     inputs = torch.from_numpy(rows.astype(np.float32)).to(layer.weight.device, dtype)
-    found = _returned(layer, inputs).double().cpu().numpy()[:, order]
+    found = head_logits(layer, inputs).double().cpu().numpy()[:, order]
     error, largest = float(np.abs(found - wanted).max()), float(np.abs(wanted).max())
     allowed = _TOLERANCE * largest
     if dtype in _HALF:
@@ -131,8 +132,3 @@ def _compare(probe: Probe, layer: Any, order: np.ndarray, features: Any) -> None
             f"{largest:.2g}): it would predict something else, and the old weights were put back. Extract the "
             "features in float32, and fit the probe with `standardize=True` and stronger regularisation."
         )
-
-
-def _returned(layer: Any, inputs: Tensor) -> Tensor:
-    spatial = layer.weight.dim() - 2 if isinstance(layer, (nn.Conv1d, nn.Conv2d)) else 0
-    return layer(inputs.reshape(*inputs.shape, *[1] * spatial)).flatten(1)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hf_transfer.anatomy import Anatomy
 from hf_transfer.features.extraction.inputs import find_source
 from hf_transfer.features.extraction.tap_reader import evaluating
+from hf_transfer.features.head_logits import head_logits
 from hf_transfer.features.training.feature_batches import FEATURES, FeatureTable
-from hf_transfer.features.training.feature_forward import head_logits
 from hf_transfer.objective import Objective
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from hf_transfer.functional.task_loss import UNLABELLED
 from hf_transfer.source import Source, inputs_of
+from hf_transfer.tap import first_tensor
 
 
 _HEAD_ROWS = 2048  # rows from which the target head is learned
@@ -125,7 +126,8 @@ def _ablated(
     labels: Tensor,
 ) -> Iterator[Tensor]:
     """The summed loss with each channel of a block at zero; one forward takes several, as copies of the rows."""
-    output = _first(recorded[block][-1])
+    output = first_tensor(recorded[block][-1])
+    assert output is not None  # a block returns its hidden state
     channels, rows = output.shape[1 if output.dim() == 4 else -1], len(output)
     step = max(1, _FORWARD_ROWS // rows)
     for start in range(0, channels, step):
@@ -164,7 +166,8 @@ def _replayed(model: nn.Module, block: str, recorded: Recorded, copies: int, row
         def forward(*args: Any, **kwargs: Any) -> Any:
             output = _repeat(outputs.pop(0), copies, rows)
             if name == block and not outputs:
-                maps = _first(output)
+                maps = first_tensor(output)
+                assert maps is not None
                 for copy in range(copies):
                     one = maps[copy * rows : (copy + 1) * rows]
                     (one[:, start + copy] if one.dim() == 4 else one[..., start + copy]).zero_()
@@ -179,10 +182,6 @@ def _replayed(model: nn.Module, block: str, recorded: Recorded, copies: int, row
     finally:
         for module in modules.values():
             del module.forward  # the class's own shows again
-
-
-def _first(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _repeat(value: Any, copies: int, rows: int) -> Any:

@@ -86,6 +86,8 @@ class DELTA(Objective):
     learns_from_data = True
     fingerprint: Tensor
 
+    reads_inputs = True
+
     def __init__(
         self,
         *,

@@ -69,6 +69,8 @@ class LearningWithoutForgetting(Objective):
 
     source_head: nn.Linear
 
+    reads_inputs = True
+
     def __init__(
         self,
         source: Source | nn.Module | str | os.PathLike[str],

@@ -63,7 +63,7 @@ def _pad(row: list[int], value: int, left: bool) -> list[int]:
 def alone(model: nn.Module, data: Dataset) -> list[np.ndarray]:
     """What the tap at the head sees of each row in a plain forward of that row."""
     model.eval()
-    tap = HeadTap(model, anatomy(model))
+    tap = HeadTap(model, anatomy(model).head)
     found = []
     for inputs in _single(model, data):
         tap.open = True

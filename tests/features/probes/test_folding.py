@@ -245,7 +245,7 @@ def state(model):
 def test_a_head_that_answers_otherwise_is_put_back(monkeypatch):
     model = tiny_bert()
     tensors, config = state(model)
-    monkeypatch.setattr(folding, "_returned", lambda layer, inputs: layer(inputs) + 1e-2)
+    monkeypatch.setattr(folding, "head_logits", lambda layer, inputs: layer(inputs) + 1e-2)
     with pytest.raises(RuntimeError, match="differ by 0.01 from the probe's.*old weights were put back.*float32"):
         random_probe(label_names=["a", "b", "c"]).fold_into(model)
     assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
@@ -264,13 +264,13 @@ def test_the_check_sees_a_loss_of_precision():
 
 def test_other_rows_to_check_on(monkeypatch):
     seen = []
-    original = folding._returned
+    original = folding.head_logits
 
     def kept(layer, inputs):
         seen.append(inputs)
         return original(layer, inputs)
 
-    monkeypatch.setattr(folding, "_returned", kept)
+    monkeypatch.setattr(folding, "head_logits", kept)
     rows = np.ones((2, 16))
     random_probe().fold_into(tiny_bert(), features=rows)
     random_probe().fold_into(tiny_bert())

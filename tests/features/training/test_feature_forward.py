@@ -23,7 +23,7 @@ from transformers.modeling_outputs import (
 from hf_transfer.anatomy import anatomy
 from hf_transfer.attach import attach
 from hf_transfer.features import head_features
-from hf_transfer.features.training.feature_forward import FeatureForward, head_logits, output_class
+from hf_transfer.features.training.feature_forward import FeatureForward, output_class
 from hf_transfer.objectives import FocalLoss, SupervisedContrastive
 from hf_transfer.tap import HeadTap
 from tests.models import TINY, batch_for, lora, tiny_bert, tiny_resnet, tiny_token_bert, tiny_vit
@@ -41,7 +41,7 @@ def put_on(model):
 
 def tapped(model, batch):
     """The features of one forward, as objectives see them."""
-    tap = HeadTap(model, anatomy(model))
+    tap = HeadTap(model, anatomy(model).head)
     tap.open = True
     with torch.no_grad():
         features = tap.take(model(**batch).logits, batch)
@@ -94,21 +94,6 @@ def test_the_class_of_the_outputs_is_read_off_the_model():
 
 
 # --- heads
-
-
-def test_a_convolution_gets_a_map_of_one_place():
-    head = nn.Conv2d(4, 3, 1)
-    features = torch.randn(5, 4)
-    expected = features @ head.weight[:, :, 0, 0].T + head.bias
-    torch.testing.assert_close(head_logits(head, features), expected)
-    one = nn.Sequential(nn.Conv1d(4, 3, 1))
-    torch.testing.assert_close(head_logits(one, features), features @ one[0].weight[:, :, 0].T + one[0].bias)
-
-
-def test_features_in_half_precision_are_brought_to_the_heads_type():
-    head = nn.Linear(4, 3)
-    features = torch.randn(5, 4).half()
-    torch.testing.assert_close(head_logits(head, features), head(features.float()))
 
 
 def test_the_adapted_copy_of_a_head_is_used():
