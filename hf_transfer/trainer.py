@@ -16,8 +16,10 @@ from typing_extensions import Unpack
 from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.arguments import TransferArguments
 from hf_transfer.attach import Attachment, attach
-from hf_transfer.callbacks import batch_norm, freezer, overrides
+from hf_transfer.callbacks import adapt_batch_norm, batch_norm, freezer, overrides
+from hf_transfer.callbacks.domain_health import DomainHealth
 from hf_transfer.callbacks.progress import TrackProgress
+from hf_transfer.callbacks.target_validation import TargetValidation
 from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
 from hf_transfer.checkpoint import (
     check_checkpoint,
@@ -92,6 +94,7 @@ class TransferTrainer(Trainer):
             # is False, and no callback is called in time to change it.
             args.ddp_find_unused_parameters = True
         super().__init__(model, args, **{**kwargs, "callbacks": [TrackProgress(), SetSamplerEpoch(), *callbacks]})
+        self._introduce_callbacks()
         # Every term is a micro-batch mean, to be divided once by the accumulation steps, in `training_step`.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -99,6 +102,13 @@ class TransferTrainer(Trainer):
             self._attach(model)
         if self._prefix is not None:
             self._prefix.check()
+
+    def _introduce_callbacks(self) -> None:
+        """Let loggers see what callbacks measure; in a stock `Trainer` they stand before those and see less."""
+        self.callback_handler.callbacks.sort(key=lambda callback: not isinstance(callback, TargetValidation))
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, DomainHealth) and callback.log is None:
+                callback.log = self.log
 
     def _refuse_outside_losses(self, args: TrainingArguments, compute_loss_func: Any) -> None:
         if not self._objectives and not self._weighted:
@@ -147,7 +157,7 @@ class TransferTrainer(Trainer):
         finally:
             if self._prefix is not None:
                 self._prefix.release(cast(nn.Module, self.model))
-            for leftover in (freezer, batch_norm, overrides):
+            for leftover in (adapt_batch_norm, batch_norm, freezer, overrides):
                 leftover.release(cast(nn.Module, self.model))
 
     def call_model_init(self, trial: optuna.Trial | dict[str, Any] | None = None) -> nn.Module:

@@ -14,9 +14,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_transfer import (
     L2SP,
     DomainAdversarial,
+    DomainHealth,
     FreezeBackbone,
     GradualUnfreezing,
     Objective,
+    TargetValidation,
     TransferArguments,
     TransferTrainer,
     mix_domains,
@@ -538,3 +540,29 @@ def test_learning_from_a_stream_is_refused(tmp_path):
     trainer = TransferTrainer(models.tiny_bert(), arguments(tmp_path), train_dataset=data, objectives=[CountsRows()])
     with pytest.raises(ValueError, match="is a stream.*no end to wait for.*Give a data set of rows"):
         trainer.train()
+
+
+def test_loggers_are_told_what_callbacks_measure(tmp_path):
+    class Logger(TrainerCallback):
+        told: list[dict] = []
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            self.told.append(dict(logs or {}))
+
+    source, target = rows(16, 0, True, False), rows(16, 1, False, False)
+    trainer = TransferTrainer(
+        models.tiny_bert(**QUIET),
+        arguments(tmp_path, max_steps=1, eval_strategy="steps", eval_steps=1),
+        train_dataset=mix_domains(source, target),
+        eval_dataset=source,
+        objectives=[DomainAdversarial(hidden_size=4)],
+        # behind the logger, as those of `report_to` are in a stock Trainer
+        callbacks=[
+            Logger(),
+            TargetValidation(target=target, validators=["snd"]),
+            DomainHealth(source, target, permutations=9),
+        ],
+    )
+    trainer.train()
+    assert any("eval_snd" in logs for logs in Logger.told)
+    assert any("eval_domain_proxy_a_distance" in logs for logs in Logger.told)

@@ -76,8 +76,9 @@ class DomainHealth(TrainerCallback):
         history (`list[dict[str, float]]`): the values of each measurement of this process, without the prefix.
         histogram (`np.ndarray`): `(C,)`, how often each class was predicted in the target at the last one.
         warnings (`dict[str, str]`): what it has warned of, by kind.
-        log (`Callable`, *optional*): set it to `trainer.log` to have TensorBoard and others told; without it the
-            values go to `state.log_history` and the metrics alone, as a callback does not know its Trainer.
+        log (`Callable`, *optional*): how to tell TensorBoard and others; `TransferTrainer` sets it, with a stock
+            `Trainer` set it to `trainer.log`. Without it the values go to `state.log_history` and the metrics alone,
+            as a callback does not know its Trainer.
 
     Cost:
         The forwards of twice `rows` rows, and 0.2 s for 2 x 256 features of width 768 on one core. Every rank does the

@@ -11,6 +11,7 @@ import pytest
 
 import hf_transfer
 from hf_transfer import callbacks, objectives
+from hf_transfer.domain_adaptation.arguments import DomainArguments
 from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 from tests.models import tiny_bert
@@ -41,6 +42,9 @@ def test_what_the_readme_says_is_printed_is_printed():
 PLUMBING = {"Phase", "Plateau", "TrackProgress", "WeightSnapshot", "TransferEntry", "TransferReport"}
 METHODS = [*objectives.__all__, *(name for name in callbacks.__all__ if name not in PLUMBING)]
 METHODS += ["extract_features", "fit_probe", "FeatureExtractionTrainer", "layer_report"]
+METHODS += ["reweight", "importance_weights", "label_shift_weights", "tradaboost", "TargetValidation", "DomainHealth"]
+METHODS += ["adapt_source_free", "adapt_at_test_time", "validate_without_labels", "proxy_a_distance", "mmd_test"]
+METHODS += ["class_shift", "domain_bound", "feature_plot"]
 METHODS += ["fit_head", "transfer_parameters", "reinitialize_blocks", "wise_ft", "uniform_soup", "greedy_soup"]
 
 
@@ -57,9 +61,9 @@ def test_every_option_named_in_a_table_exists():
         r"^\|.*\|$", README[README.index("## Methods") : README.index("## What we measured")], re.MULTILINE
     )
     options = {option for row in table for option in re.findall(r"--(\w+)", row)}
-    kinds = (MethodArguments, ModelArguments, DataArguments, LoopArguments)
+    kinds = (MethodArguments, ModelArguments, DataArguments, LoopArguments, DomainArguments)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
-    assert options and options - known == {"seeds", "soup", "search", "lr_find"}  # the recipe's own
+    assert options and options - known == {"soup", "search", "lr_find"}  # the recipe's own
 
 
 def test_every_recipe_is_named():
