@@ -141,7 +141,11 @@ class HiddenStateTaps:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
             if self.open:
                 found = first_tensor(output)
-                assert found is not None  # a block returns a hidden state
+                if found is None:
+                    raise ValueError(
+                        f"`{name}` returned a {type(output).__name__} without a tensor: it has no hidden state to "
+                        "read. Name a block of the model."
+                    )
                 self._outputs[name] = found
 
         return keep

@@ -125,8 +125,8 @@ def test_no_tap_is_refused(taps):
 
 
 def test_a_module_without_rows_is_refused_at_the_first_batch():
-    with pytest.raises(ValueError, match=r"BetweenMeans reads `bert`, which returns BaseModel.*no feature for each"):
-        attached(tiny_bert(), "bert")
+    with pytest.raises(ValueError, match=r"BetweenMeans reads `bert.embeddings.position_embeddings`.*no feature for"):
+        attached(tiny_bert(), "embeddings.position_embeddings")
     objective = BetweenMeans(taps=0)
     objective.hidden_states = ("block",)
     batch = TransferBatch(
