@@ -24,9 +24,12 @@ import transformers  # noqa: E402
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-# The Trainer collects garbage at every start: what is imported by now need not be walked again.
-gc.collect()
-gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    # The Trainer collects garbage at every start: what is imported by now need not be walked again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ Rank 0 writes DIR/outcomes.json: for each method `same` (resumed run = straight 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 from pathlib import Path
@@ -80,15 +81,6 @@ REFUSED = {
 """Methods that a modality or a way of tuning cannot have, by what the error says."""
 
 STEPS, SAVED = 4, 2
-
-
-def methods_of(modality: str, tuning: str, *, ranks: int) -> list[str]:
-    """
-    What is tried on a kind of model. To save time, of domain adaptation half of the combinations: every method meets
-    text and images, full tuning and LoRA, one rank and two.
-    """
-    chosen = (modality == "text") == (tuning == "full")
-    return [*METHODS, *(DOMAIN_METHODS if chosen == (ranks == 1) else [])]
 
 
 class Interrupt(TrainerCallback):
@@ -229,8 +221,9 @@ def main() -> None:
     options.ranks = int(os.environ.get("WORLD_SIZE", 1))
     options.rank = int(os.environ.get("RANK", 0))
     torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage at every start: not of all that was imported
     outcomes = {}
-    for name in methods_of(options.modality, options.tuning, ranks=options.ranks):
+    for name in [*METHODS, *DOMAIN_METHODS]:
         try:
             outcomes[name] = outcome(name, options)
         except (ValueError, TypeError, RuntimeError) as error:

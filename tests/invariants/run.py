@@ -7,6 +7,7 @@ Writes the final weights, objectives and optimizer state to DIR/result.safetenso
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -107,6 +108,7 @@ def main() -> None:
         parser.add_argument(f"--{flag}", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    gc.freeze()  # the Trainer collects garbage at every start: not of all that was imported
     trainer = build(options)
     trainer.train(resume_from_checkpoint=True if options.resume else None)
     state = trainer.accelerator.get_state_dict(trainer.model)  # gathers the shards under FSDP

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.invariants.methods import methods_of
+from tests.invariants.methods import DOMAIN_METHODS, METHODS
 from tests.invariants.processes import check_outcome, outcomes_of
 
 
 pytestmark = pytest.mark.slow
-RUNS = [
-    pytest.param((modality, tuning), method, id=f"{modality}-{tuning}-{method}")
-    for modality in ("text", "vision")
-    for tuning in ("full", "lora")
-    for method in methods_of(modality, tuning, ranks=1)
-]
+GROUPS = [(modality, tuning) for modality in ("text", "vision") for tuning in ("full", "lora")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=GROUPS, ids="-".join)
 def group(request, tmp_path_factory):
     modality, tuning = request.param
     return modality, tuning, outcomes_of(tmp_path_factory.mktemp("methods"), modality, tuning, ranks=1)
 
 
-@pytest.mark.parametrize(("group", "method"), RUNS, indirect=["group"])
+@pytest.mark.parametrize("method", [*METHODS, *DOMAIN_METHODS])
 def test_method_trains_and_resumes_or_says_why_not(group, method):
     check_outcome(method, *group)
