@@ -40,9 +40,9 @@ class TargetValidation(TrainerCallback):
     `trainer.evaluate(test, metric_key_prefix="test")`, gets none.
 
     The scores are there before any callback sees the metrics of the evaluation, `EarlyStoppingCallback` included,
-    whatever the order of the callbacks. They are in `state.log_history` too. `TransferTrainer` moves this callback before
-    the loggers; a stock `Trainer` puts those of `report_to` first, and they have written the other metrics by then:
-    `report_to="none"` with `callbacks=[TargetValidation(...), TensorBoardCallback()]` shows the scores there.
+    whatever the order of the callbacks. They are in `state.log_history` too. `TransferTrainer` moves this callback
+    before the loggers; a stock `Trainer` puts those of `report_to` first, and they have written the other metrics by
+    then: `report_to="none"` with `callbacks=[TargetValidation(...), TensorBoardCallback()]` shows the scores there.
 
     Args:
         source (`datasets.Dataset`, *optional*):

@@ -44,10 +44,11 @@ class DomainArguments:
     source_only: bool = field(default=True, metadata={"help": "Train on the source alone first, to compare with."})
     seeds: int = field(default=1, metadata={"help": "Repeat with this many seeds from --seed on."})
     choose_by: str = field(
-        default="snd",
+        default="information_maximization",
         metadata={
             "help": "What chooses the model that is kept, where there are several methods or seeds: a validator that "
-            f"needs no labels of the target ({', '.join(VALIDATORS)}), or {ORACLE} for its test labels."
+            f"needs no labels of the target ({', '.join(VALIDATORS)}), or {ORACLE} for its test labels. entropy and "
+            "snd take a model that collapsed to one class for a sure one."
         },
     )
     validators: list[str] = field(

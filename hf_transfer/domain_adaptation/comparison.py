@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from hf_transfer.domain_adaptation.arguments import AdaptationLoopArguments, DomainArguments
 from hf_transfer.domain_adaptation.domains import Domains, load_domains
-from hf_transfer.domain_adaptation.judging import domain_distance, validated
+from hf_transfer.domain_adaptation.judging import domain_distance, largest_shares, validated
 from hf_transfer.domain_adaptation.methods import TARGET_ORACLE, Method
 from hf_transfer.domain_adaptation.outputs import save_outputs
 from hf_transfer.domain_adaptation.results import Cell, Results, fingerprint
@@ -142,7 +142,7 @@ class Comparison:
             outputs = run.outputs()
             if own.should_save:
                 save_outputs(outputs, folder / OUTPUTS)
-            diagnostics |= domain_distance(outputs, seed=seed)
+            diagnostics |= domain_distance(outputs, seed=seed) | largest_shares(outputs)
         return Cell(
             method=method.name,
             seed=seed,

@@ -13,7 +13,7 @@ from hf_transfer.validators import validate_without_labels
 LEAST_ROWS = 4
 """Rows of each domain below which no distance between them can be measured."""
 
-__all__ = ["LEAST_ROWS", "domain_distance", "validated"]
+__all__ = ["LEAST_ROWS", "domain_distance", "largest_shares", "validated"]
 
 
 def validated(run: Run, validators: Sequence[str]) -> dict[str, float]:
@@ -40,3 +40,16 @@ def domain_distance(outputs: dict[str, Outputs], *, seed: int) -> dict[str, floa
     if min(len(source), len(target)) < LEAST_ROWS:
         return {}
     return {"a_distance": float(proxy_a_distance(source, target, seed=seed))}
+
+
+def largest_shares(outputs: dict[str, Outputs]) -> dict[str, float]:
+    """
+    Share of the class that is predicted most often, in the `source` and the `target`; nothing where a row has not one
+    class.
+    """
+    if any(part.labels.dim() > 1 or part.logits.shape[-1] < 2 or not len(part.logits) for part in outputs.values()):
+        return {}
+    return {
+        f"{name}_largest_share": part.logits.argmax(-1).bincount().max().item() / len(part.logits)
+        for name, part in outputs.items()
+    }

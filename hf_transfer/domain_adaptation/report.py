@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hf_transfer.diagnostics.health import ONE_CLASS
 from hf_transfer.domain_adaptation.methods import SOURCE_ONLY, TARGET_ORACLE
 from hf_transfer.domain_adaptation.results import Cell
 from hf_transfer.domain_adaptation.selection import Choice
@@ -84,11 +85,22 @@ def remarks(cells: Sequence[Cell], metric: str) -> list[str]:
         broken = [cell.seed for cell in cells if cell.method == method and None in cell.scores.values()]
         if broken:
             found.append(f"{method} diverged with seed {', '.join(map(str, broken))}: a score is not finite.")
+        collapsed = [cell.seed for cell in cells if cell.method == method and _has_collapsed(cell)]
+        if collapsed:
+            found.append(
+                f"{method} predicts one class almost everywhere in the target, and not in the source, with seed "
+                f"{', '.join(map(str, collapsed))}: it has collapsed. `entropy` and `snd` reward that."
+            )
     if not any(name in cell.scores for cell in cells):
         found.append("The target has no labels to score: whether a method helps there is not known.")
     if len({cell.seed for cell in cells}) == 1:
         found.append("One seed says nothing about the spread: repeat with `--seeds 3` or more.")
     return found
+
+
+def _has_collapsed(cell: Cell) -> bool:
+    source, target = (cell.diagnostics.get(f"{way}_largest_share") or 0.0 for way in ("source", "target"))
+    return target > ONE_CLASS >= source
 
 
 def choice_table(choices: Sequence[Choice], metric: str) -> str:

@@ -36,7 +36,7 @@ def test_the_weight_of_dann():
 
 
 def test_the_judge_is_among_the_validators():
-    assert arguments(validators=["dev"]).validators == ["dev", "snd"]
+    assert arguments(validators=["dev"]).validators == ["dev", "information_maximization"]
     assert arguments(validators=["dev"], choose_by="oracle").validators == ["dev"]
 
 

@@ -54,6 +54,16 @@ def test_one_seed_a_run_that_diverged_and_a_target_without_labels():
     assert "| dann | |" in method_table([broken], "accuracy")
 
 
+def test_a_collapse_onto_one_class_is_told_by_seed_unless_the_source_is_like_that():
+    def run(seed: int, source: float, target: float) -> Cell:
+        shares = {"source_largest_share": source, "target_largest_share": target}
+        return Cell("im", seed, "", "", {"target_accuracy": 0.1}, {}, shares)
+
+    said = remarks([run(0, 0.2, 0.99), run(1, 0.2, 0.94), run(2, 0.97, 0.99), run(3, 0.2, 1.0)], "accuracy")
+    (collapsed,) = (remark for remark in said if "collapsed" in remark)
+    assert "with seed 0, 3: it has collapsed" in collapsed
+
+
 def test_choices_and_the_whole_report():
     made = choices(RUNS, ["source_only", "dann", "mcc", "coral"], "target_accuracy")
     table = choice_table(made, "accuracy")
