@@ -51,7 +51,10 @@ def build(options: argparse.Namespace) -> TransferTrainer:
     if options.lora:
         model = models.lora(model, ["query", "value"], "classifier")
     image = options.model in ("vit", "resnet")
-    data = mix_domains(rows(32, 0, True, image), rows(24, 1, False, image))
+    source = rows(32, 0, True, image)
+    if options.weights:
+        source = source.add_column("sample_weight", [0.25 * (row % 9) for row in range(32)])
+    data = mix_domains(source, rows(24, 1, False, image))
     objectives = [] if options.no_objectives else [DomainAdversarial(hidden_size=8), L2SP(weight=0.1)]
     callbacks = [GradualUnfreezing(stages=3)] if options.unfreeze else []
     if options.kill_at is not None:
@@ -104,7 +107,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--optim", default="adamw_torch")
     parser.add_argument("--kill-at", type=int)
-    for flag in ("dropout", "lora", "no-objectives", "unfreeze", "save", "resume", "fsdp", "compile", "checkpointing"):
+    flags = "dropout lora no-objectives weights unfreeze save resume fsdp compile checkpointing"
+    for flag in flags.split():
         parser.add_argument(f"--{flag}", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -10,7 +10,9 @@ from tests.invariants.processes import assert_close, log_of, run
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("options", [[], ["--unfreeze"], ["--lora"]], ids=["full", "unfreeze", "lora"])
+@pytest.mark.parametrize(
+    "options", [[], ["--unfreeze"], ["--lora"], ["--weights"]], ids=lambda words: words[0] if words else "full"
+)
 def test_two_ranks_are_one(tmp_path, options):
     one = run(tmp_path / "one", "--batch", 8, "--optim", "sgd", *options)
     two = run(tmp_path / "two", "--batch", 4, "--optim", "sgd", *options, ranks=2)

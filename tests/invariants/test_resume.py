@@ -13,7 +13,7 @@ from tests.invariants.processes import assert_close, assert_identical, run
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("options", [[], ["--unfreeze"], ["--lora"]], ids=["full", "unfreeze", "lora"])
+@pytest.mark.parametrize("options", [[], ["--unfreeze", "--weights"], ["--lora"]], ids=["full", "unfreeze", "lora"])
 def test_killed_and_resumed_is_the_straight_run_bit_for_bit(tmp_path, options):
     options = ["--save", "--dropout", "--steps", 9, *options]
     straight = run(tmp_path / "straight", *options)
