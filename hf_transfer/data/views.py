@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hf_transfer.functional.task_loss import UNLABELLED
+from hf_transfer.random_state import random_numbers_put_back
 
 
 Augment = Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
@@ -45,8 +47,8 @@ class TwoViewsCollator:
         ImportError: at the first batch of images if kornia is not installed.
 
     Relations:
-        Random numbers come from torch's global generator, which differs between the workers of a loader and between
-        epochs. A resumed run reads the same rows, but draws other views than the run that was not interrupted.
+        Views are drawn from a seed that is a checksum of the batch: another one for each batch and, as rows are
+        shuffled, each epoch, the same in every worker and in a run that was interrupted and resumed.
 
     Example:
         >>> collator = TwoViewsCollator(None, collator=torch.utils.data.default_collate, strong=lambda inputs: inputs)
@@ -79,8 +81,12 @@ class TwoViewsCollator:
         """The batch of some rows."""
         batch = dict(self.collator(features))
         count = len(features)
-        row = self._chosen(batch, count)
         inputs = {name: value for name, value in batch.items() if _is_input(name, value, count)}
+        # Not from the global generator: a loader collates ahead, and a checkpoint would not know how far it was.
+        with random_numbers_put_back(_seed(inputs), accelerators=False):
+            return self._with_views(batch, inputs, self._chosen(batch, count))
+
+    def _with_views(self, batch: dict[str, Any], inputs: dict[str, Tensor], row: Tensor) -> dict[str, Any]:
         if self.weak is not None:
             inputs.update(_same_rows(self.weak(inputs), inputs))
             batch.update(inputs)
@@ -164,6 +170,14 @@ def _strong(processor: Any) -> Augment:
 def _is_input(name: str, value: Any, count: int) -> bool:
     """Whether a tensor of the batch is what the model reads of its rows: not the labels, nor a number for each row."""
     return isinstance(value, Tensor) and value.dim() > 1 and len(value) == count and name != "labels"
+
+
+def _seed(inputs: Mapping[str, Tensor]) -> int:
+    """A checksum of tensors, to seed generators with."""
+    checksum = 0
+    for name in sorted(inputs):
+        checksum = zlib.crc32(inputs[name].cpu().contiguous().view(torch.uint8).numpy().tobytes(), checksum)
+    return checksum
 
 
 def _same_rows(views: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
