@@ -9,6 +9,8 @@ from typing import Any
 from hf_transfer.files import whole_file
 
 
+_NO_TIME: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
 __all__ = ["new_figure", "save_figure"]
 
 
@@ -39,8 +41,15 @@ def new_figure(width: float, height: float, *, doing: str, instead: str) -> Any:
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str]) -> Path:
-    """Draw a figure into a file, which appears whole or not at all; its suffix is the format, PNG without one."""
+    """
+    Draw a figure into a file, which appears whole or not at all; its suffix is the format, PNG without one. The same
+    figure is the same bytes each time.
+    """
+    from matplotlib import rc_context
+
     path = Path(path)
-    with whole_file(path) as unfinished:
-        figure.savefig(unfinished, format=path.suffix.removeprefix(".") or "png", dpi=120)
+    kind = path.suffix.removeprefix(".").lower() or "png"
+    # names inside an SVG are drawn at random without a salt
+    with whole_file(path) as unfinished, rc_context({"svg.hashsalt": "hf_transfer"}):
+        figure.savefig(unfinished, format=kind, dpi=120, metadata=_NO_TIME.get(kind))
     return path

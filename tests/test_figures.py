@@ -40,3 +40,15 @@ def test_an_unknown_format_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="xyz"):
         save_figure(new_figure(2, 1, **OPTIONS), tmp_path / "a.xyz")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
+def test_the_same_figure_is_the_same_bytes(tmp_path, suffix):
+    files = []
+    for name in ("first", "second"):
+        figure = new_figure(2, 1, **OPTIONS)
+        axes = figure.subplots()
+        axes.plot([0, 1], label="line")
+        axes.legend()
+        files.append(save_figure(figure, tmp_path / f"{name}.{suffix}"))
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -11,6 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_transfer.adaptation.target_data import Collator, TargetData
+from hf_transfer.modes import at_rest
 
 
 __all__ = ["adapt_batch_norm", "adaptable_norms"]
@@ -171,17 +172,14 @@ class Moments:
 @contextmanager
 def _measuring(model: nn.Module, sums: Mapping[_BatchNorm, Moments]) -> Iterator[None]:
     """Evaluation mode, in which each layer measures its input and normalises by what it measured."""
-    modes = {module: module.training for module in model.modules()}
     before = {norm: (_clone(norm.running_mean), _clone(norm.running_var)) for norm in sums}
     hooks = [norm.register_forward_pre_hook(_measure(moments)) for norm, moments in sums.items()]
-    model.eval()
     try:
-        yield
+        with at_rest(model):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
         with torch.no_grad():
             for norm, (mean, variance) in before.items():
                 assert norm.running_mean is not None and norm.running_var is not None

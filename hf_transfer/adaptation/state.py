@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from hf_transfer.attach import CHILD
+from hf_transfer.modes import modes_put_back
 
 
 logger = logging.get_logger(__name__)
@@ -31,14 +32,12 @@ __all__ = [
 def restored(model: nn.Module) -> Iterator[None]:
     """Put back, whatever happens, which parameters train and which modules are in training mode."""
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for parameter, requires_grad in trained.items():
-            parameter.requires_grad_(requires_grad)
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_put_back(model):
+        try:
+            yield
+        finally:
+            for parameter, requires_grad in trained.items():
+                parameter.requires_grad_(requires_grad)
 
 
 def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hf_transfer.diagnostics.domain_rows import drawn, read_domains
+from hf_transfer.figures import new_figure, save_figure
 
 
 FORMATS = ("png", "svg", "pdf")
@@ -18,7 +19,6 @@ FORMATS = ("png", "svg", "pdf")
 MOST_ROWS = {"pca": 5000, "tsne": 1000}
 """Most rows of each domain that are drawn by default: t-SNE of 2 x 1000 rows takes some seconds."""
 
-_FIXED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}  # no time of day in a file
 _MARKERS = ("o", "^")  # source, target: told apart without any colour
 
 __all__ = ["FORMATS", "MOST_ROWS", "feature_plot"]
@@ -84,36 +84,20 @@ def feature_plot(
     drawings = {
         title: _drawing(pair, _labels_of(labels, title), method, column, most, seed) for title, pair in panels.items()
     }
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "`feature_plot` needs matplotlib, which is not installed: nothing can be drawn. Run `pip install "
-            '"hf-transfer-learning[recipes]"`; `proxy_a_distance` gives a number without it.'
-        ) from error
-    # names inside an SVG are drawn at random without a salt
-    with rc_context({"svg.hashsalt": "feature_plot"}):
-        # not `pyplot`: it keeps figures and chooses a backend for the whole process
-        figure = Figure(figsize=(0.8 + 4.6 * len(panels), 4.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        classes = sorted({int(label) for drawing in drawings.values() for label in drawing[1] if label >= 0})
-        grid = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, (title, drawing) in zip(grid, drawings.items(), strict=True):
-            _scatter(axes, *drawing, classes)
-            axes.set_title(title)
-        handles = _legend(classes)
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # beside the target, so that renaming cannot cross file systems; every writer has a name of its own
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        try:
-            figure.savefig(unfinished, format=kind, dpi=120, metadata=_FIXED[kind])
-            os.replace(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    return file
+    figure = new_figure(
+        0.8 + 4.6 * len(panels),
+        4.6,
+        doing="feature_plot",
+        instead="`proxy_a_distance` gives a number without it",
+    )
+    classes = sorted({int(label) for drawing in drawings.values() for label in drawing[1] if label >= 0})
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, drawing) in zip(grid, drawings.items(), strict=True):
+        _scatter(axes, *drawing, classes)
+        axes.set_title(title)
+    handles = _legend(classes)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False)
+    return save_figure(figure, file)
 
 
 def _drawing(

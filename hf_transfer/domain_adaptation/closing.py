@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hf_transfer.domain_adaptation.report import report, scores_of
 from hf_transfer.domain_adaptation.results import Cell
 from hf_transfer.domain_adaptation.selection import choices, kept_run
 from hf_transfer.domain_adaptation.training import OUTPUTS
+from hf_transfer.files import whole_file
 from hf_transfer.metrics import MAIN_METRIC
 from hf_transfer.models import load_model
 from hf_transfer.repeats import summarise
@@ -54,10 +54,12 @@ def close(comparison: Comparison) -> Cell:
     text = report(cells, made, metric, kept, by)
     folder = Path(str(args.output_dir))
     if args.should_save:
-        _write(folder / "comparison.md", text)
+        with whole_file(folder / "comparison.md") as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
         summary = {**_summary(cells, kept), "kept": {"method": kept.method, "seed": kept.seed}}
         summary["choices"] = [vars(choice) for choice in made]
-        _write(folder / "all_results.json", json.dumps(summary, indent=4))
+        with whole_file(folder / "all_results.json") as unfinished:
+            unfinished.write_text(json.dumps(summary, indent=4), encoding="utf-8")
         if recipe.diagnostics:
             _draw(cells, metric, folder)
     logger.info(text)
@@ -111,9 +113,3 @@ def _draw(cells: list[Cell], metric: str, folder: Path) -> None:
             plot_features(panels, folder / "features.png", seed=seed)
     except ImportError as error:
         logger.warning(f"No figures: {error}")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

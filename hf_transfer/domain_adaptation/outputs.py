@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from hf_transfer.anatomy import anatomy
 from hf_transfer.features.extraction.tap_reader import evaluating
+from hf_transfer.files import whole_file
 from hf_transfer.functional.task_loss import UNLABELLED
 from hf_transfer.tap import HeadTap
 
@@ -82,9 +82,8 @@ def save_outputs(outputs: dict[str, Outputs], file: Path) -> None:
         for name, part in outputs.items()
         for field in ("features", "logits", "labels")
     }
-    temporary = file.with_suffix(".tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, file)
+    with whole_file(file) as unfinished:
+        save_file(tensors, unfinished)
 
 
 def load_outputs(file: Path, names: Sequence[str]) -> dict[str, Outputs]:

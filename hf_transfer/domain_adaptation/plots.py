@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from hf_transfer.domain_adaptation.methods import REFERENCES, SOURCE_ONLY
 from hf_transfer.domain_adaptation.outputs import Outputs
 from hf_transfer.domain_adaptation.report import scores_of
 from hf_transfer.domain_adaptation.results import Cell
+from hf_transfer.figures import new_figure, save_figure
 from hf_transfer.repeats import summarise
 
 
@@ -30,19 +30,14 @@ def plot_scores(cells: Sequence[Cell], metric: str, path: str | Path) -> Path:
     Raises:
         ImportError: without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "The plots of a comparison need matplotlib, which is not installed: nothing can be drawn. Run `pip "
-            'install "hf-transfer-learning[recipes]"`; the tables hold the numbers.'
-        ) from error
     methods = list(dict.fromkeys(cell.method for cell in cells))[::-1]  # the first on top
     distance = any("a_distance" in cell.diagnostics for cell in cells)
-    # not `pyplot`: it keeps figures and chooses a backend for the whole process
-    figure = Figure(figsize=(6 + 4 * distance, 1.2 + 0.45 * len(methods)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(
+        6 + 4 * distance,
+        1.2 + 0.45 * len(methods),
+        doing="plot_scores",
+        instead="the tables hold the numbers",
+    )
     axes = figure.subplots(1, 1 + distance, squeeze=False)[0]
     ways = {"target": "o", "source": "s"}
     _points(axes[0], methods, {way: [scores_of(cells, m, f"{way}_{metric}") for m in methods] for way in ways}, ways)
@@ -52,7 +47,7 @@ def plot_scores(cells: Sequence[Cell], metric: str, path: str | Path) -> Path:
         _points(axes[1], methods, {name: [scores_of(cells, m, name) for m in methods] for name in names}, names)
         axes[1].set_xlabel("proxy A-distance (0: domains alike, 2: told apart)")
         axes[1].set_xlim(-0.05, 2.05)
-    return _saved(figure, Path(path))
+    return save_figure(figure, path)
 
 
 def plot_features(panels: Mapping[str, Mapping[str, Outputs]], path: str | Path, *, seed: int = 0) -> Path:
@@ -103,14 +98,3 @@ def _points(axes: Any, methods: Sequence[str], series: Mapping[str, Any], marker
         axes.axvline(mean, linewidth=0.8, linestyle=":", color="black")
     axes.set_yticks(range(len(methods)), methods)
     axes.legend(frameon=False, fontsize="small")
-
-
-def _saved(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(unfinished, format=path.suffix.removeprefix(".") or "png", dpi=120)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
+
+from hf_transfer.files import whole_file
 
 
 logger = logging.get_logger(__name__)
@@ -99,7 +100,7 @@ class Results:
                 "these. All runs start anew, and the file is kept as results.previous.json."
             )
         if write:
-            os.replace(self.path, self.path.with_name("results.previous.json"))
+            self.path.replace(self.path.with_name("results.previous.json"))
 
     def found(self, method: str, seed: int, fingerprint: str | None = None) -> Cell | None:
         """The finished run of a method and a seed, if there is one of that fingerprint whose model is there still."""
@@ -115,9 +116,8 @@ class Results:
         if not self.write:
             return
         content = {"settings": self.settings, "runs": [asdict(cell) for cell in self.cells.values()]}
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-        os.replace(temporary, self.path)
+        with whole_file(self.path) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
