@@ -14,7 +14,7 @@ from hf_transfer.batch import ModelSpec, TransferBatch
 from hf_transfer.functional.task_loss import SAMPLE_WEIGHT, labelled_mean, labelled_multi_label, labelled_regression
 from hf_transfer.objective import Objective, Objectives, adjusted_task_loss
 from hf_transfer.sample_weights import check_shape, check_values
-from hf_transfer.tap import HeadTap, HiddenStateTaps
+from hf_transfer.tap import AttentionTaps, HeadTap, HiddenStateTaps
 
 
 CHILD = "transfer_objectives"
@@ -117,6 +117,9 @@ class Attachment:
         self._states = HiddenStateTaps(
             model, (name for objective in objectives.by_name.values() for name in objective.hidden_states)
         )
+        self._attentions = AttentionTaps(
+            model, (name for objective in objectives.by_name.values() for name in objective.attentions)
+        )
         self._hooks = [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after, with_kwargs=True),
@@ -155,7 +158,7 @@ class Attachment:
         self._progress.fill_(value)
 
     def _before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        self._tap.open = self._states.open = model.training and kwargs.get("labels") is not None
+        self._open(model.training and kwargs.get("labels") is not None)
         if self._tap.open:
             args, kwargs = self._transformed(args, kwargs)
         columns = {name: kwargs[name] for name in self._columns if name in kwargs}
@@ -165,6 +168,9 @@ class Attachment:
             if args:
                 self._inputs.setdefault(getattr(model, "main_input_name", "input_ids"), args[0])
         return args, kwargs
+
+    def _open(self, reading: bool) -> None:
+        self._tap.open = self._states.open = self._attentions.open = reading
 
     def _transformed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inputs as the objectives change them."""
@@ -184,7 +190,7 @@ class Attachment:
     def _after(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if not self._tap.open:
             return output
-        self._tap.open = self._states.open = False
+        self._open(False)
         inputs, self._inputs = self._inputs, {}
         loss = output.get("loss") if isinstance(output, dict) else output[0]
         if loss is None:
@@ -217,6 +223,7 @@ class Attachment:
             columns=columns,
             inputs={name: value for name, value in inputs.items() if name not in ("labels", "columns")},
             hidden_states=self._states.take(),
+            attentions=self._attentions.take(),
         )
         total = self._task_loss(loss, logits, batch, sample_weight)
         terms = {"task": total.detach()}
@@ -299,6 +306,7 @@ class Attachment:
             hook.remove()
         self._tap.remove()
         self._states.remove()
+        self._attentions.remove()
         delattr(self.model, CHILD)
         if "_keys_to_ignore_on_save" in vars(self.model):
             self.model._keys_to_ignore_on_save = self._ignored_before

@@ -96,6 +96,9 @@ class TransferBatch:
         hidden_states (`Mapping[str, Tensor]`, *optional*):
             Outputs of the modules an objective asked for (`Objective.hidden_states`), by module name: `(B, T, D)` for
             transformer blocks, `(B, D, H, W)` for convolutional ones, in the model's dtype.
+        attentions (`Mapping[str, Tensor]`, *optional*):
+            Attention maps of the layers an objective asked for (`Objective.attentions`), by module name:
+            `(B, H, T, T)` for `H` heads, in the model's dtype.
 
     Example:
         >>> import torch
@@ -114,6 +117,7 @@ class TransferBatch:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     hidden_states: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    attentions: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __getattr__(self, name: str) -> Tensor:
         # Only called for names that are no field; `columns` itself is absent while a copy is being unpickled.

@@ -45,6 +45,9 @@ class Objective(nn.Module):
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the data set, besides the model's own inputs, that `forward` reads from the batch."""
 
+    optional_columns: tuple[str, ...] = ()
+    """Columns that `forward` reads where the data has them; may be set in `build`."""
+
     learns_from_data: bool = False
     """Whether `fit` must see the training data before the first step. `TransferTrainer` calls it."""
 
@@ -53,6 +56,9 @@ class Objective(nn.Module):
 
     hidden_states: tuple[str, ...] = ()
     """Modules whose outputs `forward` reads from `batch.hidden_states`, by name; set in `build`."""
+
+    attentions: tuple[str, ...] = ()
+    """Attention layers whose maps `forward` reads from `batch.attentions`, by name; set in `build`."""
 
     def __init__(self, *, weight: float | Schedule = 1.0):
         super().__init__()
@@ -78,6 +84,16 @@ class Objective(nn.Module):
             model (`nn.Module`): the model the objective is attached to, as it starts.
             batches (`Iterable[Mapping]`): collated batches of the whole training set, in its order; can be iterated
                 more than once. Every rank gets all of them.
+        """
+
+    def inspect(self, model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
+        """
+        Look at the training data before the first step, to warn or to refuse; nothing is changed. `TransferTrainer`
+        calls it, on every rank, where the data has a length.
+
+        Args:
+            model (`nn.Module`): the model the objective is attached to, as it starts.
+            batches (`Iterable[Mapping]`): as for `fit`.
         """
 
     def transform(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +132,11 @@ class Objective(nn.Module):
     def transforms(self) -> bool:
         """Whether the class changes the inputs."""
         return type(self).transform is not Objective.transform
+
+    @property
+    def inspects_data(self) -> bool:
+        """Whether the class looks at the training data before the first step."""
+        return type(self).inspect is not Objective.inspect
 
     def extra_repr(self) -> str:
         """The hyper-parameters, for `print`."""
@@ -209,8 +230,12 @@ class Objectives(nn.ModuleDict):
         return {name: objective for name, objective in self.by_name.items() if not isinstance(objective, TaskTerm)}
 
     def columns(self) -> set[str]:
-        """Every extra column that some objective reads."""
-        return {column for objective in self.by_name.values() for column in objective.columns}
+        """Every extra column that some objective reads, where the data has it."""
+        return {
+            column
+            for objective in self.by_name.values()
+            for column in (*objective.columns, *objective.optional_columns)
+        }
 
     def __str__(self) -> str:
         task = "task"

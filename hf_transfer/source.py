@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.attach import CHILD
-from hf_transfer.tap import HeadTap, HiddenStateTaps
+from hf_transfer.tap import AttentionTaps, HeadTap, HiddenStateTaps
 
 
 # Arguments of a forward that say what to return or how to compute, not what to look at.
@@ -36,11 +36,13 @@ class SourceOutput(NamedTuple):
         logits: `(B, C)`, or `(B, T, C)` where the model classifies tokens; float32.
         features: `(B, D)` or `(B, T, D)`, the input of its head, pooled as it pools; float32.
         hidden_states: the outputs of the modules asked for, by name.
+        attentions: `(B, H, T, T)`, the maps of the attention layers asked for, by name.
     """
 
     logits: Tensor
     features: Tensor
     hidden_states: dict[str, Tensor]
+    attentions: dict[str, Tensor]
 
 
 class Source:
@@ -107,6 +109,7 @@ class Source:
         self._inputs = accepted_inputs(self.model)
         self._tap: HeadTap | None = None
         self._taps: dict[tuple[str, ...], HiddenStateTaps] = {}
+        self._maps: dict[tuple[str, ...], AttentionTaps] = {}
 
     @classmethod
     def of(cls, model: Source | nn.Module | str | os.PathLike[str]) -> Source:
@@ -201,6 +204,7 @@ class Source:
         inputs: Mapping[str, Any],
         *,
         hidden_states: Sequence[str] = (),
+        attentions: Sequence[str] = (),
         precision: torch.dtype | None = None,
         like: nn.Module | None = None,
     ) -> SourceOutput:
@@ -210,6 +214,7 @@ class Source:
         Args:
             inputs (`Mapping[str, Any]`): what the model in training was called with (`TransferBatch.inputs`).
             hidden_states (`Sequence[str]`, *optional*): names of the modules whose outputs to return.
+            attentions (`Sequence[str]`, *optional*): names of the attention layers whose maps to return.
             precision (`torch.dtype`, *optional*): run it under autocast to this type.
             like (`nn.Module`, *optional*): the model it is a copy of, whose modes it then runs in, module by module,
                 instead of evaluation mode; running statistics stay as they are.
@@ -220,20 +225,22 @@ class Source:
         inputs = self._prepared(inputs)
         if self._tap is None:
             self._tap = HeadTap(self.model, self.anatomy.head)
-        names = tuple(hidden_states)
+        names, layers = tuple(hidden_states), tuple(attentions)
         if names not in self._taps:
             self._taps[names] = HiddenStateTaps(self.model, names)
-        taps = self._taps[names]
+        if layers not in self._maps:
+            self._maps[layers] = AttentionTaps(self.model, layers)
+        taps, maps = self._taps[names], self._maps[layers]
         device = next(value.device for value in inputs.values() if isinstance(value, Tensor))
-        self._tap.open = taps.open = True
+        self._tap.open = taps.open = maps.open = True
         self._set_modes(like)
         try:
             with nullcontext() if precision is None else torch.autocast(device.type, precision):
                 output = self.model(**inputs)
             logits = output["logits"] if isinstance(output, Mapping) else output[0]
-            return SourceOutput(logits.float(), self._tap.take(logits, inputs), taps.take())
+            return SourceOutput(logits.float(), self._tap.take(logits, inputs), taps.take(), maps.take())
         finally:
-            self._tap.open = taps.open = False
+            self._tap.open = taps.open = maps.open = False
             self.model.eval()
 
     def leave_device(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-__all__ = ["HeadTap", "HiddenStateTaps", "first_tensor", "values_of"]
+__all__ = ["AttentionTaps", "HeadTap", "HiddenStateTaps", "first_tensor", "values_of"]
 
 
 class HeadTap:
@@ -140,15 +140,18 @@ class HiddenStateTaps:
     def _keeper(self, name: str) -> Any:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
             if self.open:
-                found = first_tensor(output)
-                if found is None:
-                    raise ValueError(
-                        f"`{name}` returned a {type(output).__name__} without a tensor: it has no hidden state to "
-                        "read. Name a block of the model."
-                    )
-                self._outputs[name] = found
+                self._outputs[name] = self._read(name, output)
 
         return keep
+
+    def _read(self, name: str, output: Any) -> Tensor:
+        found = first_tensor(output)
+        if found is None:
+            raise ValueError(
+                f"`{name}` returned a {type(output).__name__} without a tensor: it has no hidden state to read. Name "
+                "a block of the model."
+            )
+        return found
 
     def take(self) -> dict[str, Tensor]:
         """The outputs of the forward that just ended by module name, and forget them."""
@@ -160,6 +163,31 @@ class HiddenStateTaps:
         for hook in self._hooks:
             hook.remove()
         self._outputs = {}
+
+
+class AttentionTaps(HiddenStateTaps):
+    """
+    Keeps the attention maps `(B, H, T, T)` of attention layers during the forwards in which it is `open`: the second
+    thing they return.
+
+    Args:
+        model (`nn.Module`):
+            Any model whose attention is not fused (`attn_implementation="eager"`).
+        names (`Iterable[str]`):
+            Names of the attention layers, as in `model.named_modules()`.
+
+    Raises:
+        ValueError: if there is no module of that name; in a forward, if the layer returns no map.
+    """
+
+    def _read(self, name: str, output: Any) -> Tensor:
+        found = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if not isinstance(found, Tensor) or found.dim() != 4:
+            raise ValueError(
+                f"`{name}` returned no attention map: a fused kernel never computes one, and there is nothing to "
+                'compare. Load the model with `attn_implementation="eager"`.'
+            )
+        return found
 
 
 def first_tensor(output: Any) -> Tensor | None:

@@ -170,11 +170,17 @@ class TransferTrainer(Trainer):
 
     def _fit_objectives(self) -> None:
         """Let the objectives that learn from the training data do so; a resumed run loads their state over it."""
-        learners = [objective for objective in self.objectives.by_name.values() if objective.learns_from_data]
-        if not learners:
+        objectives = self.objectives.by_name.values()
+        learners = [objective for objective in objectives if objective.learns_from_data]
+        inspectors = [objective for objective in objectives if objective.inspects_data]
+        if not hasattr(self.train_dataset, "__len__"):
+            inspectors = []  # a stream is not begun for a look
+        if not learners and not inspectors:
             return
         assert self.attachment is not None
         with torch.random.fork_rng():  # the order of the batches does not depend on what was fitted
+            for objective in inspectors:
+                objective.inspect(self.attachment.model, self._plain_batches())
             for objective in learners:
                 objective.fit(self.attachment.model, self._plain_batches())
 
