@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from hf_transfer._blocks import Piece, ancestors, bare_modules
+from hf_transfer.language_models import is_language_model, output_layer, pretrained_part
 
 
-__all__ = ["find_head", "input_width", "possible_heads"]
+__all__ = ["find_head", "input_width", "output_width", "possible_heads"]
 
 # PatchTSMixer scales its output with it; one of its layers has two outputs by construction, whatever the labels
 _NO_HEADS = frozenset({"inject_scale"})
@@ -36,6 +37,14 @@ def input_width(model: nn.Module, head: str) -> int:
     )
 
 
+def output_width(model: nn.Module, head: str) -> int:
+    """Number of outputs: of labels, or of tokens for a language model, whose `num_labels` is an unused default."""
+    config: Any = getattr(model, "config", None)
+    if is_language_model(model) and (widths := _widths(model.get_submodule(head))) is not None:
+        return widths[1]
+    return int(config.num_labels)
+
+
 def find_head(model: nn.Module, pieces: Sequence[Piece]) -> str:
     """
     The one module outside the blocks that returns the logits, or the forecast.
@@ -46,7 +55,7 @@ def find_head(model: nn.Module, pieces: Sequence[Piece]) -> str:
     heads = possible_heads(model, pieces)
     if len(heads) == 1:
         return heads[0]
-    _, owner = _pretrained(model)
+    _, owner = pretrained_part(model)
     if heads:
         raise ValueError(
             f"{type(owner).__name__} has several layers that could be its head: {', '.join(heads)}; features are read "
@@ -63,12 +72,16 @@ def find_head(model: nn.Module, pieces: Sequence[Piece]) -> str:
 
 def possible_heads(model: nn.Module, pieces: Sequence[Piece]) -> list[str]:
     """
-    The linear layers and convolutions with as many outputs as there are labels; for a forecaster any.
+    The linear layers and convolutions with as many outputs as there are labels; for a forecaster any. For a language
+    model the layer that it calls its output embeddings.
 
     Those outside the base model are preferred, then those after the last block. Of several in one classification head
     the last is taken; of several side by side in a list (parameters of a distribution) the module that owns the list.
     """
-    owner_name, owner = _pretrained(model)
+    owner_name, owner = pretrained_part(model)
+    if is_language_model(owner):
+        layer = output_layer(owner)
+        return [name for name, module in model.named_modules() if module is layer][:1]
     forecasts = type(owner).__name__.endswith(
         "ForPrediction"
     )  # transformers' name for forecasters: they have no labels
@@ -93,15 +106,6 @@ def _label_count(owner: nn.Module) -> int | None:
     config: Any = getattr(owner, "config", None)
     # the time-series classifiers size their heads by `num_targets`; their `num_labels` is an unused default
     return getattr(config, "num_targets", None) or getattr(config, "num_labels", None)
-
-
-def _pretrained(model: nn.Module) -> tuple[str, nn.Module]:
-    """The outermost model of `transformers`, below PEFT, DDP or `torch.compile`; the model itself if there is none."""
-    for name, module in model.named_modules():
-        # the class attribute of `PreTrainedModel`, whose import would take seconds; PEFT forwards it on instances only
-        if hasattr(type(module), "base_model_prefix"):
-            return name, module
-    return "", model
 
 
 def _layers(model: nn.Module, pieces: Sequence[Piece]) -> Iterator[_Layer]:

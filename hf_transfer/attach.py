@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_transfer._heads import output_width
 from hf_transfer.anatomy import anatomy
 from hf_transfer.batch import ModelSpec, TransferBatch
 from hf_transfer.functional.task_loss import SAMPLE_WEIGHT, labelled_mean, labelled_multi_label, labelled_regression
+from hf_transfer.language_models import next_token_labels, predicts_next_token
 from hf_transfer.objective import Objective, Objectives, adjusted_task_loss
 from hf_transfer.sample_weights import check_shape, check_values
 from hf_transfer.tap import AttentionTaps, HeadTap, HiddenStateTaps
@@ -99,6 +101,7 @@ class Attachment:
     def __init__(self, model: nn.Module, objectives: Objectives, *, head: str | None = None):
         self.model: Any = model
         self.anatomy = anatomy(model, head=head)
+        self._next_token = predicts_next_token(model)
         self.objectives = self._build(objectives)
         self.terms: dict[str, Tensor] = {}
         self._columns = objectives.columns() | {"domain", SAMPLE_WEIGHT}
@@ -129,7 +132,7 @@ class Attachment:
         weight = next(self.model.get_submodule(self.anatomy.head).parameters())
         spec = ModelSpec(
             feature_dim=self.anatomy.feature_dim,
-            num_labels=self.model.config.num_labels,
+            num_labels=output_width(self.model, self.anatomy.head),
             model=self.model,
             anatomy=self.anatomy,
         )
@@ -210,6 +213,8 @@ class Attachment:
 
     def _total(self, loss: Tensor, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
         labels, columns = inputs["labels"], dict(inputs["columns"])
+        if self._next_token:
+            labels = next_token_labels(labels)  # they then belong to the logits as they stand
         self._require(columns, inputs)
         sample_weight = self._sample_weight(columns, len(labels))
         batch = TransferBatch(

@@ -80,7 +80,8 @@ class TransferBatch:
         logits (`Tensor`, *optional*):
             Output of the model, `(B, C)`; `(B, T, C)` for token classification.
         labels (`Tensor`, *optional*):
-            `(B,)`, `(B, T)` for tokens, `(B, C)` for several labels a row. Unlabelled entries are -100.
+            `(B,)`, `(B, T)` for tokens, `(B, C)` for several labels a row. Unlabelled entries are -100. Of a causal
+            language model the label of a position is the token behind it: they belong to the logits as they stand.
         domain (`Tensor`, *optional*):
             `(B,)` int64 in `[0, K)`; 0 is the source.
         attention_mask (`Tensor`, *optional*):

@@ -33,7 +33,7 @@ AUTO_MODELS: dict[str, Any] = {
 }
 EMBEDDED = "embedded:"
 
-__all__ = ["AUTO_MODELS", "load_model", "new_model", "resolve_name"]
+__all__ = ["AUTO_MODELS", "load_model", "load_processor", "new_model", "resolve_name", "untrained_model"]
 
 
 def load_model(
@@ -68,9 +68,54 @@ def load_model(
     config = _config(name, options)
     if config is not None:
         _check_kind(config, data, name=str(name_or_path))
-    processor = _processor_class(data).from_pretrained(name, **options)
+    processor = load_processor(name, data, **options)
     model = auto_model.from_pretrained(name, ignore_mismatched_sizes=True, **_labels(data), **options)
     return _with_padding(model, processor), processor
+
+
+def load_processor(
+    name_or_path: str | os.PathLike[str],
+    data: TransferData,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+) -> Any:
+    """The image processor or tokenizer of a checkpoint, as the inputs of `data` need; arguments as [`load_model`]."""
+    made = AutoImageProcessor if data.input_columns == ("image",) else AutoTokenizer
+    name = resolve_name(os.fspath(name_or_path))
+    return made.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def untrained_model(
+    name_or_path: str | os.PathLike[str],
+    data: TransferData,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module, Any]:
+    """
+    A model with the config of a checkpoint and random weights, and the processor of the checkpoint.
+
+    Args:
+        name_or_path, data, revision, trust_remote_code: as for [`load_model`].
+        overrides (`Mapping[str, Any]`, *optional*):
+            Changes of the config, such as `{"num_hidden_layers": 2}`.
+
+    Raises:
+        ValueError: if models for the task are not loaded here, the checkpoint is of no such kind, or its config has no
+            such key.
+        OSError: if there is no such model.
+    """
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    auto_model = _auto_model(data)
+    name = resolve_name(os.fspath(name_or_path))
+    default = AutoConfig.from_pretrained(name, **options)
+    _check_keys(default, overrides or {}, name=str(name_or_path))
+    _check_kind(default, data, name=str(name_or_path))
+    config = AutoConfig.from_pretrained(name, **{**options, **_labels(data), **(overrides or {})})
+    processor = load_processor(name, data, **options)
+    return _with_padding(auto_model.from_config(config, trust_remote_code=trust_remote_code), processor), processor
 
 
 def new_model(
@@ -101,13 +146,7 @@ def new_model(
             "vit, resnet, convnext or bert, or `--model_name_or_path` for a pretrained model."
         )
     default = AutoConfig.for_model(model_type)
-    unknown = [key for key in overrides if key != "image_size" and not hasattr(default, key)]
-    if unknown:
-        keys = sorted(key for key in vars(default) if not key.startswith("_"))
-        raise ValueError(
-            f"The config of `{model_type}` has no {', '.join(unknown)}: the change would have no effect. Its keys are "
-            f"{', '.join(keys)}."
-        )
+    _check_keys(default, overrides, name=model_type)
     # At construction and not by `setattr`: some values, such as the head width of Llama, are worked out from others.
     config = AutoConfig.for_model(model_type, **overrides)
     _check_kind(config, data, name=model_type)
@@ -176,8 +215,14 @@ def _check_kind(config: PreTrainedConfig, data: TransferData, *, name: str) -> N
         )
 
 
-def _processor_class(data: TransferData) -> Any:
-    return AutoImageProcessor if data.input_columns == ("image",) else AutoTokenizer
+def _check_keys(default: PreTrainedConfig, overrides: Mapping[str, Any], *, name: str) -> None:
+    unknown = [key for key in overrides if key != "image_size" and not hasattr(default, key)]
+    if unknown:
+        keys = sorted(key for key in vars(default) if not key.startswith("_"))
+        raise ValueError(
+            f"The config of `{name}` has no {', '.join(unknown)}: the change would have no effect. Its keys are "
+            f"{', '.join(keys)}."
+        )
 
 
 def _labels(data: TransferData) -> dict[str, Any]:

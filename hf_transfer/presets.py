@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 from typing_extensions import Unpack
 
 from hf_transfer.callbacks import GradualUnfreezing
-from hf_transfer.objectives import L2SP, DomainAdversarial
+from hf_transfer.objectives import L2SP, DomainAdversarial, LogitDistillation
+from hf_transfer.teacher import Teacher
 from hf_transfer.trainer import TransferTrainer
 from hf_transfer.trainer_kwargs import TransferTrainerKwargs
 
@@ -39,6 +42,37 @@ class FineTuningTrainer(TransferTrainer):
             *(kwargs.get("callbacks") or ()),
             *([GradualUnfreezing(stages=stages)] if stages > 1 else ()),
         ]
+        super().__init__(model, args, **kwargs)
+
+
+class DistillationTrainer(TransferTrainer):
+    """
+    Distillation (KD): learn the labels and the softened predictions of a teacher.
+
+    Args:
+        teacher (`Teacher`, `nn.Module`, `str` or path):
+            Whose predictions; as for [`LogitDistillation`].
+        temperature (`float`, *optional*, defaults to 2.0):
+            Of teacher and student (dimensionless).
+        weight (`float`, *optional*, defaults to 1.0):
+            Weight of [`LogitDistillation`] beside the labels' of 1 (dimensionless). A sum with the labels weighted
+            `a` and the teacher `1 - a` has the same optimum as `weight=(1 - a) / a`.
+        **kwargs:
+            As for [`TransferTrainer`]; `objectives` are added to these.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        teacher: Teacher | nn.Module | str | os.PathLike[str],
+        temperature: float = 2.0,
+        weight: float = 1.0,
+        **kwargs: Unpack[TransferTrainerKwargs],
+    ):
+        distillation = LogitDistillation(teacher, temperature=temperature, weight=weight)
+        kwargs["objectives"] = [distillation, *kwargs.get("objectives", ())]
         super().__init__(model, args, **kwargs)
 
 

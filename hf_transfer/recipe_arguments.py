@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import IntervalStrategy
+from typing_extensions import Self
 
 from hf_transfer.arguments import TransferArguments
 from hf_transfer.data.augmentation import AUGMENTATIONS, augmentation
@@ -70,6 +71,12 @@ class LoopArguments(TransferArguments):
         other.seed = seed
         other.output_dir = str(Path(str(self.output_dir)) / f"seed_{seed}")
         return other
+
+    def for_run(self, folder: str, seed: int) -> Self:
+        """The same with a seed and a folder of its own, without the Hub."""
+        own = copy.copy(self)
+        own.output_dir, own.seed, own.push_to_hub = folder, seed, False
+        return own
 
     def check_metric(self, task: str) -> None:
         """Refuse to choose the best checkpoint by a metric that no evaluation reports."""

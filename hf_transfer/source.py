@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_transfer.anatomy import Anatomy, anatomy
-from hf_transfer.attach import CHILD
+from hf_transfer.base_model import base_features
+from hf_transfer.source_loading import frozen_copy, in_place, load
 from hf_transfer.tap import AttentionTaps, HeadTap, HiddenStateTaps
 
 
@@ -33,7 +33,8 @@ class SourceOutput(NamedTuple):
     What one forward of a source model gives.
 
     Attributes:
-        logits: `(B, C)`, or `(B, T, C)` where the model classifies tokens; float32.
+        logits: `(B, C)`, or `(B, T, C)` where the model classifies tokens; float32. `None` if it predicts nothing and
+            was not asked to.
         features: `(B, D)` or `(B, T, D)`, the input of its head, pooled as it pools; float32.
         hidden_states: the outputs of the modules asked for, by name.
         attentions: `(B, H, T, T)`, the maps of the attention layers asked for, by name.
@@ -65,10 +66,13 @@ class Source:
             Branch, tag or commit on the Hub.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether to run code from the model's repository.
+        copy (`bool`, *optional*, defaults to `True`):
+            Whether a model given as an object is copied; otherwise it is itself frozen and put in evaluation mode, and
+            must not be trained any more.
 
     Raises:
-        ValueError: if the config names no class that can be loaded, or objectives are attached to the model; when the
-            head is asked for and there is none.
+        ValueError: if the config names no class that can be loaded, or objectives are attached to it; if a model
+            that is not copied has another `dtype`; when the head is asked for and there is none.
         OSError: if there is no such model.
 
     Example:
@@ -90,20 +94,23 @@ class Source:
         dtype: torch.dtype | None = None,
         revision: str = "main",
         trust_remote_code: bool = False,
+        copy: bool = True,
     ):
         self.dtype = dtype
+        self.copied = copy
+        self.revision = revision
         self._head_name = head
         self._missing: list[str] = []
         if isinstance(model, nn.Module):
             self.name = ""
-            self.model: Any = _frozen_copy(model, share=dtype is None)
+            self.model: Any = frozen_copy(model, share=dtype is None) if copy else in_place(model, dtype)
         else:
             self.name = os.fspath(model)
-            self.model, self._missing = _load(self.name, revision, trust_remote_code)
+            self.model, self._missing = load(self.name, revision, trust_remote_code, dtype)
         if dtype is not None:
             self.model.to(dtype)
         self.model.requires_grad_(False).eval()
-        for module in self.model.modules():
+        for module in self.model.modules() if copy else ():
             if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
                 module.momentum, module.num_batches_tracked = 0.0, None  # training mode then moves nothing
         self._inputs = accepted_inputs(self.model)
@@ -117,6 +124,20 @@ class Source:
         return model if isinstance(model, Source) else cls(model)
 
     @cached_property
+    def found(self) -> tuple[Anatomy | None, str]:
+        """Its anatomy, of a base model `None`, and why its predictions cannot be read; empty if they can."""
+        owner = _base(self.model)
+        # A base model has layers, such as a pooler, whose width may equal its unused number of labels.
+        if self._head_name is None and getattr(owner, "base_model", None) is owner and _kind(owner).endswith("Model"):
+            return None, "it is a base model"
+        try:
+            found = anatomy(self.model, head=self._head_name)
+        except ValueError as error:
+            return None, str(error)
+        untrained = any(key.startswith(f"{found.head}.") for key in self._missing)
+        return found, f"the checkpoint holds no weights for `{found.head}`" if untrained else ""
+
+    @property
     def anatomy(self) -> Anatomy:
         """
         Its anatomy.
@@ -124,20 +145,9 @@ class Source:
         Raises:
             ValueError: if it has no classification head.
         """
-        owner = _base(self.model)
-        reason = None
-        # A base model has layers, such as a pooler, whose width may equal its unused number of labels.
-        if self._head_name is None and getattr(owner, "base_model", None) is owner and _kind(owner).endswith("Model"):
-            reason = "it is a base model"
-        else:
-            try:
-                found = anatomy(self.model, head=self._head_name)
-            except ValueError as error:
-                reason = str(error)
-            else:
-                if not any(key.startswith(f"{found.head}.") for key in self._missing):
-                    return found
-                reason = f"the checkpoint holds no weights for `{found.head}`"
+        found, reason = self.found
+        if found is not None and not reason:
+            return found
         raise ValueError(
             f"{self!r} has no classification head ({reason}): what it knows of the source classes cannot be read. "
             "Give the checkpoint with the head it was trained with, such as `google/vit-base-patch16-224` (in the "
@@ -207,6 +217,7 @@ class Source:
         attentions: Sequence[str] = (),
         precision: torch.dtype | None = None,
         like: nn.Module | None = None,
+        logits: bool = True,
     ) -> SourceOutput:
         """
         One forward, on the device of the inputs.
@@ -218,13 +229,17 @@ class Source:
             precision (`torch.dtype`, *optional*): run it under autocast to this type.
             like (`nn.Module`, *optional*): the model it is a copy of, whose modes it then runs in, module by module,
                 instead of evaluation mode; running statistics stay as they are.
+            logits (`bool`, *optional*, defaults to `True`): whether its predictions are needed; a model without a head
+                is otherwise run for its features, as [`base_features`] reads them.
 
         Raises:
-            ValueError: if there are no inputs, or one that the source does not take.
+            ValueError: if there are no inputs, or one that the source does not take; if it has no head and predictions
+                are needed.
         """
         inputs = self._prepared(inputs)
-        if self._tap is None:
-            self._tap = HeadTap(self.model, self.anatomy.head)
+        found, reason = (self.anatomy, "") if logits else self.found
+        if self._tap is None and found is not None:
+            self._tap = HeadTap(self.model, found.head)
         names, layers = tuple(hidden_states), tuple(attentions)
         if names not in self._taps:
             self._taps[names] = HiddenStateTaps(self.model, names)
@@ -232,15 +247,23 @@ class Source:
             self._maps[layers] = AttentionTaps(self.model, layers)
         taps, maps = self._taps[names], self._maps[layers]
         device = next(value.device for value in inputs.values() if isinstance(value, Tensor))
-        self._tap.open = taps.open = maps.open = True
+        switches = [tap for tap in (self._tap, taps, maps) if tap is not None]
+        for tap in switches:
+            tap.open = True
         self._set_modes(like)
         try:
             with nullcontext() if precision is None else torch.autocast(device.type, precision):
                 output = self.model(**inputs)
-            logits = output["logits"] if isinstance(output, Mapping) else output[0]
-            return SourceOutput(logits.float(), self._tap.take(logits, inputs), taps.take(), maps.take())
+            if self._tap is None:
+                predicted, features = None, base_features(_base(self.model), output, inputs)
+            else:
+                predicted = output["logits"] if isinstance(output, Mapping) else output[0]
+                features = self._tap.take(predicted, inputs)
+            told: Any = None if predicted is None or reason else predicted.float()
+            return SourceOutput(told, features, taps.take(), maps.take())
         finally:
-            self._tap.open = taps.open = maps.open = False
+            for tap in switches:
+                tap.open = False
             self.model.eval()
 
     def leave_device(self) -> None:
@@ -250,6 +273,8 @@ class Source:
 
     def _set_modes(self, like: nn.Module | None) -> None:
         if like is None:
+            if not self.copied:  # whoever owns it may have set it to train
+                self.model.eval()
             return
         modes = {name: module.training for name, module in like.named_modules()}
         for name, module in self.model.named_modules():
@@ -310,46 +335,8 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 def _base(model: Any) -> Any:
     """The model of `transformers` below PEFT."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _kind(module: nn.Module) -> str:
     return type(module).__name__
-
-
-def _frozen_copy(model: nn.Module, *, share: bool) -> nn.Module:
-    if hasattr(model, CHILD):
-        raise ValueError(
-            "Objectives are attached to the model that is to be the source: their hooks would run in its forward too. "
-            "Make the `Source` before `attach`, or `detach()` first."
-        )
-    # PEFT never trains its frozen weights, so the copy may hold the same ones. A parameter frozen by hand may be
-    # thawed, and would then move under the source.
-    kept = [p for p in model.parameters() if not p.requires_grad] if share and hasattr(model, "peft_config") else []
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in kept})
-
-
-def _load(name: str, revision: str, trust_remote_code: bool) -> tuple[nn.Module, list[str]]:
-    """The model of a checkpoint and the names of the weights that the checkpoint lacks."""
-    import transformers
-
-    from hf_transfer.models import resolve_name
-
-    path = resolve_name(name)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = transformers.AutoConfig.from_pretrained(path, **options)
-    architecture = next(iter(config.architectures or ()), "")
-    remote: Mapping[str, Any] = getattr(config, "auto_map", None) or {}
-    if trust_remote_code:
-        owner = next((auto for auto, target in remote.items() if str(target).endswith(f".{architecture}")), None)
-        architecture = owner or architecture
-    model_class = getattr(transformers, architecture, None) if architecture else None
-    if model_class is None:
-        raise ValueError(
-            f"The config of `{name}` names {f'`{architecture}`' if architecture else 'no class'} under "
-            "`architectures`, which transformers does not have: the source cannot be loaded with the head it was "
-            "trained with. Load it yourself and pass the model, or give `trust_remote_code=True` where the "
-            "repository brings its own code and you trust it."
-        )
-    model, info = model_class.from_pretrained(path, use_safetensors=True, output_loading_info=True, **options)
-    return model, sorted(info["missing_keys"])

@@ -17,6 +17,7 @@ from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.arguments import TransferArguments
 from hf_transfer.attach import Attachment, attach
 from hf_transfer.callbacks import adapt_batch_norm, batch_norm, freezer, overrides
+from hf_transfer.callbacks.average_teacher import average_teacher_callbacks
 from hf_transfer.callbacks.domain_health import DomainHealth
 from hf_transfer.callbacks.progress import TrackProgress
 from hf_transfer.callbacks.target_validation import TargetValidation
@@ -85,6 +86,7 @@ class TransferTrainer(Trainer):
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
         self._refuse_outside_losses(args, kwargs.get("compute_loss_func"))
         callbacks = list(kwargs.get("callbacks") or ())
+        callbacks += average_teacher_callbacks(self._objectives, callbacks)
         self._prefix: PrefixSupport | None = None
         if isinstance(args, TransferArguments) and args.cache_frozen_prefix:
             self._prefix = PrefixSupport(self, args, callbacks, self._objectives)

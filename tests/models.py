@@ -11,6 +11,7 @@ from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
     ResNetConfig,
     ResNetForImageClassification,
@@ -60,19 +61,26 @@ def tiny_gpt2(**options) -> nn.Module:
     return GPT2ForSequenceClassification(config)
 
 
+def llama_config(**options) -> LlamaConfig:
+    defaults = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 32,
+        "num_labels": NUM_LABELS,
+        "pad_token_id": 0,
+    }
+    return LlamaConfig(**{**defaults, **options})
+
+
 def tiny_llama(**options) -> nn.Module:
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=32,
-        num_labels=NUM_LABELS,
-        pad_token_id=0,
-        **options,
-    )
-    return LlamaForSequenceClassification(config)
+    return LlamaForSequenceClassification(llama_config(**options))
+
+
+def tiny_causal_llama(**options) -> nn.Module:
+    return LlamaForCausalLM(llama_config(**options))
 
 
 def tiny_vit(**options) -> nn.Module:

@@ -42,6 +42,7 @@ from transformers import (
     SwinConfig,
     SwinForImageClassification,
     T5Config,
+    T5ForConditionalGeneration,
     T5ForSequenceClassification,
     XLMConfig,
     XLMForSequenceClassification,
@@ -50,7 +51,7 @@ from transformers import (
 from hf_transfer.anatomy import Anatomy, anatomy
 
 from .architectures import ARCHITECTURES, UNBUILDABLE, Architecture, architecture, build
-from .models import TINY, batch_for, lora, tiny_bert, tiny_resnet, tiny_vit
+from .models import TINY, batch_for, lora, tiny_bert, tiny_causal_llama, tiny_resnet, tiny_token_bert, tiny_vit
 
 
 # -- every architecture
@@ -692,12 +693,42 @@ def test_a_base_model_has_no_head() -> None:
     assert anatomy(bert, head="pooler.dense").parts()["neck"] == []
 
 
-def test_a_language_model_lists_its_layers_and_takes_a_named_head() -> None:
-    model = BertForMaskedLM(tiny_bert().config)
-    with pytest.raises(ValueError, match=r"cls\.predictions\.decoder \(50 outputs\)"):
-        anatomy(model)
-    found = anatomy(model, head="cls.predictions.decoder")
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("wrapped", [None, "LoRA", "LoRA on the head", "trained head"])
+def test_the_head_of_a_causal_language_model_is_its_output_layer(wrapped: str | None, tied: bool) -> None:
+    model = tiny_causal_llama(tie_word_embeddings=tied)
+    prefix = ""
+    if wrapped is not None:
+        if tied and wrapped != "LoRA":
+            pytest.skip("PEFT unties them with a warning")
+        targets = ["q_proj", "lm_head"] if wrapped == "LoRA on the head" else ["q_proj"]
+        model = lora(model, targets, head="lm_head" if wrapped == "trained head" else None)
+        prefix = "base_model.model."
+    found = anatomy(model)
+    check_partition(model, found)
+    assert (found.head, found.feature_dim) == (f"{prefix}lm_head", 16)
+    assert found.blocks == (f"{prefix}model.layers.0", f"{prefix}model.layers.1")
+    assert found.parts()["neck"] == [f"{prefix}model.norm.weight"]
+    if tied:  # the matrix belongs to the part in which the model lists it
+        assert found.parts()["head"] == [] and found.part_of()[f"{prefix}model.embed_tokens.weight"] == "embeddings"
+    else:
+        assert found.parts()["head"][0].startswith(f"{prefix}lm_head")
+
+
+def test_the_head_of_other_language_models() -> None:
+    masked = BertForMaskedLM(tiny_bert().config)
+    found = anatomy(masked)
+    check_partition(masked, found)
+    assert found.head == "cls.predictions.decoder"
     assert "cls.predictions.transform" in found.modules("neck")
+    assert anatomy(masked, head="cls.predictions.transform.dense").head == "cls.predictions.transform.dense"
+    config = T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    assert anatomy(T5ForConditionalGeneration(config)).head == "lm_head"
+
+
+def test_a_token_classifier_with_as_many_classes_as_tokens_is_none() -> None:
+    model = tiny_token_bert(num_labels=50)
+    assert anatomy(model).head == "classifier"
 
 
 def test_a_model_without_blocks() -> None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import inspect
 
 import pytest
+import torch
 
-from hf_transfer import L2SP, DomainAdversarialTrainer, FineTuningTrainer, GradualUnfreezing, presets
+from hf_transfer import (
+    L2SP,
+    DistillationTrainer,
+    DomainAdversarialTrainer,
+    FineTuningTrainer,
+    GradualUnfreezing,
+    presets,
+)
 from tests.models import tiny_bert
 from tests.test_trainer import arguments, labelled, mixed
 
@@ -33,6 +41,20 @@ def test_domain_adversarial_trainer(tmp_path):
 def test_objectives_of_your_own_are_added(tmp_path):
     trainer = DomainAdversarialTrainer(tiny_bert(), arguments(tmp_path), objectives=[L2SP(weight=0.1)])
     assert str(trainer.objectives) == "loss = task + domain_adversarial + 0.1 * l2sp"
+
+
+def test_distillation_trainer(tmp_path):
+    teacher = tiny_bert()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    trainer = DistillationTrainer(
+        tiny_bert(), arguments(tmp_path), teacher=teacher, temperature=4.0, weight=0.5, train_dataset=labelled()
+    )
+    assert str(trainer.objectives) == "loss = task + 0.5 * logit_distillation"
+    (term,) = trainer.objectives.by_name.values()
+    assert term.temperature == 4.0
+    trainer.train()
+    assert trainer.state.log_history[0]["loss_logit_distillation"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
 def test_fine_tuning_trainer(tmp_path):

@@ -215,12 +215,9 @@ def test_a_base_model_has_no_head(num_labels):
         _ = source.head
 
 
-def test_a_language_model_has_no_head():
+def test_the_head_of_a_language_model_is_its_output_layer():
     source = Source(LlamaForCausalLM(tiny_llama().config))
-    with pytest.raises(
-        ValueError, match="has no classification head.*cannot be read.*Give the checkpoint with the head"
-    ):
-        _ = source.head
+    assert source.head is source.model.lm_head and source.num_labels == source.model.config.vocab_size
 
 
 def test_a_model_with_objectives_is_refused():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from hf_transfer.domain_adaptation.composition import read_loss
+from hf_transfer.compare.composition import read_loss
+from hf_transfer.compare.methods import nearest
 from hf_transfer.domain_adaptation.domains import Domains
-from hf_transfer.domain_adaptation.methods import SOURCE_ONLY, TARGET_ORACLE, Method, nearest, parse_method
+from hf_transfer.domain_adaptation.methods import SOURCE_ONLY, TARGET_ORACLE, VOCABULARY, Method, parse_method
 from hf_transfer.domain_adaptation.selection import ORACLE, VALIDATORS
 from hf_transfer.recipe_arguments import LoopArguments
 
@@ -115,7 +115,7 @@ class DomainArguments:
         self.runs = self._runs()
 
     def _runs(self) -> list[Method]:
-        runs = [parse_method(name) for name in self.methods] + [read_loss(path) for path in self.loss]
+        runs = [parse_method(name) for name in self.methods] + [read_loss(path, VOCABULARY) for path in self.loss]
         if self.source_only and SOURCE_ONLY not in {method.name for method in runs}:
             runs.insert(0, Method(SOURCE_ONLY))
         names = [method.name for method in runs]
@@ -200,9 +200,3 @@ class AdaptationLoopArguments(LoopArguments):
                 f"{SaveStrategy(self.save_strategy).value}`: there is no checkpoint of every validation to choose "
                 "from. Pass `--eval_strategy epoch --save_strategy epoch`."
             )
-
-    def for_run(self, folder: str, seed: int) -> AdaptationLoopArguments:
-        """The same with a seed and a folder of its own, without the Hub."""
-        own = copy.copy(self)
-        own.output_dir, own.seed, own.push_to_hub = folder, seed, False
-        return own

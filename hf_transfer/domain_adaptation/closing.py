@@ -9,19 +9,18 @@ from typing import Any
 
 from transformers.utils import logging
 
+from hf_transfer.compare.keeping import keep_model
+from hf_transfer.compare.results import Cell
+from hf_transfer.compare.tables import scores_by_name
 from hf_transfer.domain_adaptation.comparison import START, Comparison
 from hf_transfer.domain_adaptation.methods import SOURCE_ONLY
 from hf_transfer.domain_adaptation.outputs import Outputs, load_outputs
 from hf_transfer.domain_adaptation.plots import best_methods, plot_features, plot_scores
-from hf_transfer.domain_adaptation.report import report, scores_of
-from hf_transfer.domain_adaptation.results import Cell
+from hf_transfer.domain_adaptation.report import report
 from hf_transfer.domain_adaptation.selection import choices, kept_run
 from hf_transfer.domain_adaptation.training import OUTPUTS
 from hf_transfer.files import whole_file
 from hf_transfer.metrics import MAIN_METRIC
-from hf_transfer.models import load_model
-from hf_transfer.repeats import summarise
-from hf_transfer.trainer import TransferTrainer
 
 
 logger = logging.get_logger(__name__)
@@ -56,42 +55,20 @@ def close(comparison: Comparison) -> Cell:
     if args.should_save:
         with whole_file(folder / "comparison.md") as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-        summary = {**_summary(cells, kept), "kept": {"method": kept.method, "seed": kept.seed}}
+        summary: dict[str, Any] = {
+            **kept.scores,
+            **scores_by_name(cells),
+            "kept": {"method": kept.method, "seed": kept.seed},
+        }
         summary["choices"] = [vars(choice) for choice in made]
         with whole_file(folder / "all_results.json") as unfinished:
             unfinished.write_text(json.dumps(summary, indent=4), encoding="utf-8")
         if recipe.diagnostics:
             _draw(cells, metric, folder)
     logger.info(text)
-    _keep(comparison, folder / kept.folder)
+    trust = comparison.model_args.trust_remote_code
+    keep_model(folder / kept.folder, comparison.domains.data, args, trust_remote_code=trust)
     return kept
-
-
-def _keep(comparison: Comparison, folder: Path) -> None:
-    args = comparison.args
-    args.without_validation()  # the Trainer saves and pushes, but trains nothing
-    model, processor = load_model(
-        str(folder), comparison.domains.data, trust_remote_code=comparison.model_args.trust_remote_code
-    )
-    trainer = TransferTrainer(model, args, processing_class=processor)
-    trainer.save_model()
-    if args.push_to_hub:
-        trainer.push_to_hub(tasks=comparison.task)
-
-
-def _summary(cells: list[Cell], kept: Cell) -> dict[str, Any]:
-    """Scores of the kept run by their own names, and of each method, as means over the seeds, under its name."""
-    found: dict[str, Any] = dict(kept.scores)
-    for method in dict.fromkeys(cell.method for cell in cells):
-        own = [cell for cell in cells if cell.method == method]
-        for name in dict.fromkeys(key for cell in own for key in {**cell.scores, **cell.diagnostics}):
-            values = scores_of(cells, method, name)
-            complete = len(values) == len(own)
-            found[f"{method}_{name}"] = summarise(values).mean if complete else None
-            if len(own) > 1:
-                found[f"{method}_{name}_interval"] = summarise(values).interval if complete else None
-                found[f"{method}_{name}_by_seed"] = [values.get(cell.seed) for cell in own]
-    return found
 
 
 def _draw(cells: list[Cell], metric: str, folder: Path) -> None:

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from transformers.utils import logging
 
+from hf_transfer.compare.results import Cell, Results, fingerprint
+from hf_transfer.compare.runs import finite, loop_settings, shared, without_timings
 from hf_transfer.domain_adaptation.arguments import AdaptationLoopArguments, DomainArguments
 from hf_transfer.domain_adaptation.domains import Domains, load_domains
 from hf_transfer.domain_adaptation.judging import domain_distance, largest_shares, validated
 from hf_transfer.domain_adaptation.methods import TARGET_ORACLE, Method
 from hf_transfer.domain_adaptation.outputs import save_outputs
-from hf_transfer.domain_adaptation.results import Cell, Results, fingerprint
 from hf_transfer.domain_adaptation.training import OUTPUTS, Run
 from hf_transfer.recipe_arguments import DataArguments, ModelArguments
 
 
 logger = logging.get_logger(__name__)
 
-# what changes neither weights nor scores of a run
-_IRRELEVANT = (
-    *("output_dir", "logging", "log_", "report_to", "run_name", "hub_", "push_to_hub", "disable_tqdm"),
-    *("save_", "resume_from_checkpoint", "per_device_eval", "dataloader_"),
-)
 START = "start"
 """Folder of the outputs of the untrained models."""
-_TIMINGS = ("_runtime", "_per_second", "_preparation_time", "epoch")
 
 __all__ = ["START", "Comparison"]
-
-T = TypeVar("T")
 
 
 class Comparison:
@@ -84,18 +73,12 @@ class Comparison:
 
     def settings(self) -> dict[str, Any]:
         """What every run depends on beside its method and seed."""
-        loop = {
-            field.name: getattr(self.args, field.name)
-            for field in fields(self.args)
-            if field.init and field.name != "seed" and not field.name.startswith(_IRRELEVANT)
-        }
         recipe = ("source_dataset", "target_dataset", "validation_rows", "validators", "diagnostics")
         return {
             **{name: getattr(self.recipe, name) for name in recipe},
             **vars(self.model_args),
             **vars(self.data_args),
-            **loop,
-            "world_size": self.args.world_size,
+            **loop_settings(self.args),
         }
 
     def run(self) -> list[Cell]:
@@ -148,7 +131,7 @@ class Comparison:
             seed=seed,
             fingerprint=digest,
             folder=name,
-            scores=finite({key: value for key, value in scores.items() if not key.endswith(_TIMINGS)}),
+            scores=finite(without_timings(scores)),
             validators=finite(validated(run, self.recipe.validators)),
             diagnostics=finite(diagnostics),
         )
@@ -161,13 +144,3 @@ class Comparison:
             folder.mkdir(exist_ok=True)
             save_outputs(outputs, folder / f"seed_{seed}.safetensors")
         return {f"{name}_before": value for name, value in domain_distance(outputs, seed=seed).items()}
-
-
-def shared(value: T) -> T:
-    """The value that the first rank has, on all."""
-    return broadcast_object_list([value])[0]
-
-
-def finite(scores: Mapping[str, float]) -> dict[str, Any]:
-    """Scores for JSON, which knows no NaN: `None` instead."""
-    return {name: value if math.isfinite(value) else None for name, value in scores.items()}

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_transfer.compare.results import Cell
+from hf_transfer.compare.tables import scores_of
 from hf_transfer.diagnostics import feature_plot
 from hf_transfer.domain_adaptation.methods import REFERENCES, SOURCE_ONLY
 from hf_transfer.domain_adaptation.outputs import Outputs
-from hf_transfer.domain_adaptation.report import scores_of
-from hf_transfer.domain_adaptation.results import Cell
 from hf_transfer.figures import new_figure, save_figure
 from hf_transfer.repeats import summarise
 

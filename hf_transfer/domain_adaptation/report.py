@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hf_transfer.compare.results import Cell
+from hf_transfer.compare.tables import difference, markdown_table, scores_of, told, told_difference
 from hf_transfer.diagnostics.health import ONE_CLASS
 from hf_transfer.domain_adaptation.methods import SOURCE_ONLY, TARGET_ORACLE
-from hf_transfer.domain_adaptation.results import Cell
 from hf_transfer.domain_adaptation.selection import Choice
-from hf_transfer.repeats import PairedDifference, Summary, paired_difference, summarise
+from hf_transfer.repeats import summarise
 
 
-__all__ = ["choice_table", "method_table", "remarks", "report", "scores_of"]
-
-
-def scores_of(cells: Sequence[Cell], method: str, name: str) -> dict[int, float]:
-    """A score of a method by seed; runs without it, or in which it was not finite, are left out."""
-    values = {cell.seed: {**cell.diagnostics, **cell.scores}.get(name) for cell in cells if cell.method == method}
-    return {seed: value for seed, value in values.items() if value is not None}
+__all__ = ["choice_table", "method_table", "remarks", "report"]
 
 
 def method_table(cells: Sequence[Cell], metric: str) -> str:
@@ -51,21 +46,16 @@ def method_table(cells: Sequence[Cell], metric: str) -> str:
     header += ["A-distance before", "after"] if distance else []
     rows = []
     for method in methods:
-        row = [method, *(_told(scores_of(cells, method, f"{way}_{metric}")) for way in ways)]
-        row += [_against(cells, method, f"{judged[0]}_{metric}")] if against else []
+        row = [method, *(told(scores_of(cells, method, f"{way}_{metric}")) for way in ways)]
+        row += (
+            [told_difference(difference(cells, method, f"{judged[0]}_{metric}", against=SOURCE_ONLY))]
+            if against
+            else []
+        )
         if distance:
             row += [_mean(scores_of(cells, method, name)) for name in ("a_distance_before", "a_distance")]
         rows.append([*row, str(sum(cell.method == method for cell in cells))])
-    return _table([*header, "seeds"], rows)
-
-
-def difference(cells: Sequence[Cell], method: str, name: str) -> PairedDifference | None:
-    """How much better than source only a method is, over the seeds that both have; `None` without one."""
-    own, alone = scores_of(cells, method, name), scores_of(cells, SOURCE_ONLY, name)
-    seeds = own.keys() & alone.keys()
-    if method == SOURCE_ONLY or not seeds:
-        return None
-    return paired_difference({seed: own[seed] for seed in seeds}, {seed: alone[seed] for seed in seeds})
+    return markdown_table([*header, "seeds"], rows)
 
 
 def remarks(cells: Sequence[Cell], metric: str) -> list[str]:
@@ -73,7 +63,7 @@ def remarks(cells: Sequence[Cell], metric: str) -> list[str]:
     name = f"target_{metric}"
     found = []
     for method in dict.fromkeys(cell.method for cell in cells):
-        gain = difference(cells, method, name)
+        gain = difference(cells, method, name, against=SOURCE_ONLY)
         if gain is not None and gain.mean < 0:
             sure = "more than chance explains" if gain.excludes_zero else "within what other seeds may change"
             found.append(
@@ -114,7 +104,7 @@ def choice_table(choices: Sequence[Choice], metric: str) -> str:
     for judge in dict.fromkeys(choice.by for choice in choices):
         found = [by.get((judge, seed)) for seed in shown]
         rows.append([judge, *("" if choice is None else _chosen(choice) for choice in found)])
-    return f"Target {metric} of the choice, and regret: what the best one has more.\n\n{_table(header, rows)}"
+    return f"Target {metric} of the choice, and regret: what the best one has more.\n\n{markdown_table(header, rows)}"
 
 
 def report(cells: Sequence[Cell], choices: Sequence[Choice], metric: str, kept: Cell, by: str) -> str:
@@ -135,28 +125,5 @@ def _chosen(choice: Choice) -> str:
     return f"{choice.method} {choice.score:.3f} (regret {choice.regret or 0:.3f})"
 
 
-def _told(scores: Mapping[int, float]) -> str:
-    return _interval(summarise(scores), "{:.3f}") if scores else ""
-
-
 def _mean(scores: Mapping[int, float]) -> str:
     return f"{summarise(scores).mean:.2f}" if scores else ""
-
-
-def _against(cells: Sequence[Cell], method: str, name: str) -> str:
-    gain = difference(cells, method, name)
-    if gain is None:
-        return ""
-    return _interval(gain, "**{:+.3f}**" if gain.excludes_zero else "{:+.3f}")
-
-
-def _interval(summary: Summary, form: str) -> str:
-    mean = form.format(summary.mean)
-    if summary.interval is None:
-        return mean
-    return f"{mean} ({summary.interval[0]:.3f} to {summary.interval[1]:.3f})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|" for line in [header, *rows]]
-    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from hf_transfer.domain_adaptation.results import Cell
+from hf_transfer.compare.results import Cell
 from hf_transfer.validators import choose
 from hf_transfer.validators.scores import NAMES as VALIDATORS
 

@@ -86,7 +86,7 @@ class Run:
         return self.domains.weighted(weighting.of(source, target, seed=self.args.seed))
 
     def _trainer(self, domains: Domains) -> TransferTrainer:
-        objectives = self.method.objectives(self.domains.num_domains)
+        objectives = self.method.objectives(num_domains=self.domains.num_domains)
         collate: Callable[..., Any] = self.domains.collate
         if any(isinstance(objective, FixMatch) for objective in objectives):
             collate = TwoViewsCollator(self.processor, collator=collate)

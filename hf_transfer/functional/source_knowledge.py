@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-__all__ = ["attention_of_increases", "channel_distances", "distillation", "soft_cross_entropy", "wide"]
+__all__ = ["attention_of_increases", "channel_distances", "masked_mean", "soft_cross_entropy", "wide"]
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -62,41 +62,6 @@ def attention_of_increases(increases: Tensor, temperature: float = 5.0) -> Tenso
     return len(increases) * torch.softmax(scores / temperature, 0)
 
 
-def distillation(
-    logits: Tensor,
-    reference: Tensor,
-    *,
-    temperature: float = 1.0,
-    mask: Tensor | None = None,
-    multi_label: bool = False,
-) -> Tensor:
-    r"""
-    $T^2 \operatorname{KL}(p_{ref}^{(T)} \Vert p^{(T)})$, mean over rows, with both logits divided by $T$.
-
-    Args:
-        logits (`Tensor`): `(..., C)`; receives the gradient.
-        reference (`Tensor`): the same shape; constant.
-        temperature (`float`, *optional*, defaults to 1.0): $T$, dimensionless.
-        mask (`Tensor`, *optional*): `(...)`, nonzero for the rows that count; without any the result is an exact zero
-            with a graph.
-        multi_label (`bool`, *optional*, defaults to `False`): whether each class is a yes or no of its own; the
-            divergence of a row is then the sum over classes.
-
-    Example:
-        >>> distillation(torch.zeros(1, 2), torch.zeros(1, 2), temperature=2.0)
-        tensor(0.)
-    """
-    logits, reference = wide(logits) / temperature, wide(reference.detach()) / temperature
-    if multi_label:
-        yes, no = torch.sigmoid(reference), torch.sigmoid(-reference)
-        rows = yes * (F.logsigmoid(reference) - F.logsigmoid(logits))
-        rows = (rows + no * (F.logsigmoid(-reference) - F.logsigmoid(-logits))).sum(-1)
-    else:
-        log_reference = F.log_softmax(reference, -1)
-        rows = (log_reference.exp() * (log_reference - F.log_softmax(logits, -1))).sum(-1)
-    return temperature**2 * _mean(rows, mask)
-
-
 def soft_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""
     $-\sum_c q_c \log \operatorname{softmax}(l)_c$, mean over rows.
@@ -111,10 +76,21 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor | None = No
         >>> round(soft_cross_entropy(torch.zeros(1, 4), torch.full((1, 4), 0.25)).item(), 4)  # log 4
         1.3863
     """
-    return _mean(-(targets * F.log_softmax(wide(logits), -1)).sum(-1), mask)
+    return masked_mean(-(targets * F.log_softmax(wide(logits), -1)).sum(-1), mask)
 
 
-def _mean(rows: Tensor, mask: Tensor | None) -> Tensor:
+def masked_mean(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """
+    Mean of one value a row over the rows that count; without any an exact zero with a graph.
+
+    Args:
+        rows (`Tensor`): `(...)`.
+        mask (`Tensor`, *optional*): `(...)`, nonzero for the rows that count; all if left out.
+
+    Example:
+        >>> masked_mean(torch.tensor([1.0, 5.0]), torch.tensor([True, False]))
+        tensor(1.)
+    """
     if mask is None:
         return rows.mean()
     counted = mask != 0

@@ -1,5 +1,17 @@
 """Every objective of the library: one class per method, in folders by family."""
 
+from hf_transfer.objectives.distillation.attention_distillation import AttentionDistillation
+from hf_transfer.objectives.distillation.attention_transfer import AttentionTransfer
+from hf_transfer.objectives.distillation.contrastive_representation import ContrastiveRepresentation
+from hf_transfer.objectives.distillation.decoupled_distillation import DecoupledDistillation
+from hf_transfer.objectives.distillation.dist import DIST
+from hf_transfer.objectives.distillation.embedding_distillation import EmbeddingDistillation
+from hf_transfer.objectives.distillation.hint_distillation import HintDistillation
+from hf_transfer.objectives.distillation.logit_distillation import LogitDistillation
+from hf_transfer.objectives.distillation.logit_standardization import LogitStandardization
+from hf_transfer.objectives.distillation.patient_distillation import PatientDistillation
+from hf_transfer.objectives.distillation.relational_distillation import RelationalDistillation
+from hf_transfer.objectives.distillation.similarity_preserving import SimilarityPreserving
 from hf_transfer.objectives.domain_adaptation.adaptive_feature_norm import AdaptiveFeatureNorm
 from hf_transfer.objectives.domain_adaptation.batch_nuclear_norm import BatchNuclearNorm
 from hf_transfer.objectives.domain_adaptation.batch_spectral_penalization import BatchSpectralPenalization
@@ -19,6 +31,7 @@ from hf_transfer.objectives.domain_adaptation.minimum_class_confusion import Min
 from hf_transfer.objectives.domain_adaptation.pseudo_labels import PseudoLabels
 from hf_transfer.objectives.domain_adaptation.sliced_wasserstein import SlicedWasserstein
 from hf_transfer.objectives.domain_adaptation.wasserstein_distance import WassersteinDistance
+from hf_transfer.objectives.knowledge.rule_constraint import RuleConstraint
 from hf_transfer.objectives.regularization.batch_spectral_shrinkage import BatchSpectralShrinkage
 from hf_transfer.objectives.regularization.bi_tuning import BiTuning
 from hf_transfer.objectives.regularization.co_tuning import CoTuning
@@ -35,8 +48,11 @@ from hf_transfer.objectives.task.mixup import CutMix, Mixup
 
 __all__ = [
     "DELTA",
+    "DIST",
     "L2SP",
     "AdaptiveFeatureNorm",
+    "AttentionDistillation",
+    "AttentionTransfer",
     "BatchNuclearNorm",
     "BatchSpectralPenalization",
     "BatchSpectralShrinkage",
@@ -45,24 +61,34 @@ __all__ = [
     "ClassBalanced",
     "CoTuning",
     "ConditionalAdversarial",
+    "ContrastiveRepresentation",
     "CutMix",
+    "DecoupledDistillation",
     "DeepCORAL",
     "DomainAdversarial",
+    "EmbeddingDistillation",
     "EntropyMinimization",
     "FixMatch",
     "FocalLoss",
+    "HintDistillation",
     "InformationMaximization",
     "JointMaximumMeanDiscrepancy",
     "LabelSmoothing",
     "LearningWithoutForgetting",
     "LocalMaximumMeanDiscrepancy",
+    "LogitDistillation",
+    "LogitStandardization",
     "MarginDisparity",
     "MaximumClassifierDiscrepancy",
     "MaximumMeanDiscrepancy",
     "MinimumClassConfusion",
     "Mixup",
+    "PatientDistillation",
     "PseudoLabels",
     "RDrop",
+    "RelationalDistillation",
+    "RuleConstraint",
+    "SimilarityPreserving",
     "SlicedWasserstein",
     "SupervisedContrastive",
     "WassersteinDistance",

@@ -31,7 +31,7 @@ def test_the_only_method_is_kept_and_the_oracle_never():
 
 
 def test_the_weight_of_dann():
-    (term,) = arguments(adversarial_weight=0.25).runs[1].objectives(2)
+    (term,) = arguments(adversarial_weight=0.25).runs[1].objectives(num_domains=2)
     assert term.weight == 0.25
 
 

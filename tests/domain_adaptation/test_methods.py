@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from hf_transfer import objectives
-from hf_transfer.domain_adaptation.methods import ACRONYMS, REFERENCES, known_parts, nearest, parse_method, part
+from hf_transfer.compare.methods import nearest
+from hf_transfer.domain_adaptation.methods import ACRONYMS, REFERENCES, VOCABULARY, known_parts, parse_method
 from hf_transfer.objective import Objective
+
+
+part = VOCABULARY.part
 
 
 def test_every_acronym_is_a_class_of_the_library():
@@ -40,7 +44,7 @@ def test_every_name_parses(name):
 def test_joined_names_compose_and_every_run_has_its_own_terms():
     method = parse_method("CDAN + mcc+adabn+kmm")
     assert method.name == "cdan+mcc+adabn+kmm"
-    first, second = method.objectives(2), method.objectives(2)
+    first, second = method.objectives(num_domains=2), method.objectives(num_domains=2)
     assert [type(term).__name__ for term in first] == ["ConditionalAdversarial", "MinimumClassConfusion"]
     assert not {id(term) for term in first} & {id(term) for term in second}
     callback: Any

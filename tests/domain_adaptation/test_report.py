@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from hf_transfer.compare.results import Cell
 from hf_transfer.domain_adaptation.plots import best_methods, plot_scores
 from hf_transfer.domain_adaptation.report import choice_table, method_table, remarks, report
-from hf_transfer.domain_adaptation.results import Cell
 from hf_transfer.domain_adaptation.selection import choices
 
 

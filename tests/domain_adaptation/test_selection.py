@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_transfer.domain_adaptation.results import Cell
+from hf_transfer.compare.results import Cell
 from hf_transfer.domain_adaptation.selection import choices, kept_run
 
 

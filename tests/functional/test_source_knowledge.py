@@ -10,7 +10,7 @@ import torch
 from hf_transfer.functional.source_knowledge import (
     attention_of_increases,
     channel_distances,
-    distillation,
+    masked_mean,
     soft_cross_entropy,
 )
 
@@ -90,58 +90,15 @@ def test_attention_is_scale_free_and_averages_to_one():
     assert attention_of_increases(torch.full((3,), 0.7)).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
-def test_distillation_against_a_loop(temperature):
-    logits, reference = double(3, 4, grad=True), double(3, 4)
-    value = distillation(logits, reference, temperature=temperature)
-    expected = 0.0
-    for row in range(3):
-        p = softmax([x / temperature for x in reference[row].tolist()])
-        q = softmax([x / temperature for x in logits[row].tolist()])
-        expected += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-    assert value.item() == pytest.approx(temperature**2 * expected / 3, rel=1e-10)
-    value.backward()
-    wanted = temperature * (
-        torch.softmax(logits.detach() / temperature, -1) - torch.softmax(reference / temperature, -1)
-    )
-    torch.testing.assert_close(logits.grad, wanted / 3)
-
-
-def test_distillation_of_several_labels_against_a_loop():
-    logits, reference = double(2, 3, grad=True), double(2, 3)
-    value = distillation(logits, reference, temperature=2.0, multi_label=True)
-    expected = 0.0
-    for row in range(2):
-        for label in range(3):
-            p, q = (1 / (1 + math.exp(-z[row, label].item() / 2)) for z in (reference, logits))
-            expected += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
-    assert value.item() == pytest.approx(4 * expected / 2, rel=1e-10)
-    value.backward()
-    torch.testing.assert_close(
-        logits.grad, 2 * (torch.sigmoid(logits.detach() / 2) - torch.sigmoid(reference / 2)) / 2
-    )
-
-
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_distillation_is_zero_where_both_agree_and_finite_far_out(multi_label):
-    logits = double(5, 4)
-    assert distillation(logits, logits, temperature=2.0, multi_label=multi_label).item() == 0
-    far = torch.tensor([[300.0, -300.0]], requires_grad=True)
-    value = distillation(far, -far.detach(), multi_label=multi_label)
-    value.backward()
-    assert value.isfinite() and far.grad.isfinite().all() and value > 100
-
-
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_distillation_counts_the_rows_of_the_mask(multi_label):
-    logits, reference = double(2, 3, 4, grad=True), double(2, 3, 4)
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    value = distillation(logits, reference, mask=mask, multi_label=multi_label)
-    kept = distillation(logits[mask == 1], reference[mask == 1], multi_label=multi_label)
-    torch.testing.assert_close(value, kept)
-    nothing = distillation(logits, reference, mask=torch.zeros(2, 3), multi_label=multi_label)
+def test_masked_mean_counts_the_rows_of_the_mask():
+    rows = double(2, 3, grad=True)
+    mask = torch.tensor([[1, 1, 0], [0, 0, 1]])
+    expected = sum(rows[i, j].item() for i, j in ((0, 0), (0, 1), (1, 2))) / 3
+    assert masked_mean(rows, mask).item() == pytest.approx(expected, rel=1e-12)
+    assert masked_mean(rows, None).item() == pytest.approx(rows.mean().item(), rel=1e-12)
+    nothing = masked_mean(rows, torch.zeros(2, 3))
     nothing.backward()
-    assert nothing.item() == 0 and not logits.grad.any()
+    assert nothing.item() == 0 and not rows.grad.any()
 
 
 def test_soft_cross_entropy_against_a_loop():
@@ -162,6 +119,5 @@ def test_soft_cross_entropy_against_a_loop():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_full(dtype):
     logits, reference = torch.randn(4, 3).to(dtype), torch.randn(4, 3).to(dtype)
-    torch.testing.assert_close(distillation(logits, reference), distillation(logits.float(), reference.float()))
     assert channel_distances(logits, reference).dtype == torch.float32
     assert soft_cross_entropy(logits, torch.softmax(reference.float(), -1)).dtype == torch.float32

@@ -17,8 +17,23 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, default_data_collator, set_seed
 
-from hf_transfer import FixMatch, TransferArguments, TransferTrainer, mix_domains
+from hf_transfer import (
+    AttentionDistillation,
+    AttentionTransfer,
+    AverageTeacher,
+    FixMatch,
+    LogitDistillation,
+    Objective,
+    Rule,
+    RuleConstraint,
+    Teacher,
+    TransferArguments,
+    TransferTrainer,
+    mix_domains,
+)
+from hf_transfer.data.row_index import with_index
 from hf_transfer.data.views import TwoViewsCollator
+from hf_transfer.distillation.methods import VOCABULARY
 from hf_transfer.domain_adaptation.methods import parse_method
 from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.recipe_arguments import LoopArguments, ModelArguments
@@ -69,8 +84,14 @@ DOMAIN_METHODS = (
     "cdan+mcc+l2sp mdd+dan+rdrop fixmatch+dann+afn"
 ).split()
 """As `--methods` of the recipe names them."""
+DISTILLATION_METHODS = (
+    "kd jsd mse ls dkd dist hint pkd at embedding attention rkd sp crd kd+hint+rkd kd+dann+l2sp average rules"
+).split()
+"""As `--methods` of the recipe names them; and a teacher that is the student's average, and a rule."""
+EVERY_METHOD = [*METHODS, *DOMAIN_METHODS, *DISTILLATION_METHODS]
 
 REFUSED = {
+    ("attention", "vision", "any"): "has no attention",
     ("freeze_batch_norm", "text", "any"): "no layer with running statistics",
     ("stoch_norm", "text", "any"): "no batch normalisation with running statistics",
     ("mixup", "text", "any"): "needs images",
@@ -111,6 +132,35 @@ def source_of(options: argparse.Namespace) -> str:
     return str(folder)
 
 
+def teacher_of(options: argparse.Namespace) -> str:
+    """A wider model than the student, trained elsewhere, with its classes."""
+    folder = options.out / f"teacher-{options.rank}"
+    if not folder.exists():
+        set_seed(2)
+        text = options.modality == "text"
+        teacher = models.tiny_bert(hidden_size=24) if text else models.tiny_resnet(hidden_sizes=[12, 24])
+        teacher.save_pretrained(folder)
+    return str(folder)
+
+
+def first_class_where_sure(inputs: Any, probabilities: torch.Tensor) -> torch.Tensor:
+    """A rule that holds in part: the first class is right."""
+    return probabilities[:, 0]
+
+
+def distilling(name: str, options: argparse.Namespace) -> list[Objective]:
+    if name == "rules":
+        return [RuleConstraint([Rule(first_class_where_sure, confidence=0.7)])]
+    if name == "average":
+        return [LogitDistillation(AverageTeacher(0.9))]
+    teacher = Teacher(teacher_of(options))
+    if name == "attention":  # the maps themselves need another kernel
+        return [AttentionDistillation(teacher, relations=("query", "key", "value"))]
+    if name == "at":  # the last maps of the small network are of one pixel
+        return [AttentionTransfer(teacher, layers={0: 0})]
+    return VOCABULARY.parse(name).objectives(teacher=teacher, num_domains=2)
+
+
 def trainer_for(name: str, options: argparse.Namespace, folder: Path, *callbacks: TrainerCallback) -> TransferTrainer:
     settings = dict(METHODS.get(name, {}))
     extra = settings.pop("args", {})
@@ -143,8 +193,11 @@ def trainer_for(name: str, options: argparse.Namespace, folder: Path, *callbacks
     methods.initialise(model, lambda: batches, replace_loop(folder))
     objectives = methods.objectives(model_args)
     if name in DOMAIN_METHODS:
-        objectives = parse_method(name).objectives(2)
+        objectives = parse_method(name).objectives(num_domains=2)
         data = mix_domains(data, rows(20, 1, False, image))
+    if name in DISTILLATION_METHODS:
+        objectives = distilling(name, options)
+        data = with_index(mix_domains(data, rows(20, 1, False, image)))
     return TransferTrainer(
         model,
         args,
@@ -223,7 +276,7 @@ def main() -> None:
     torch.set_num_threads(1)
     gc.freeze()  # the Trainer collects garbage at every start: not of all that was imported
     outcomes = {}
-    for name in [*METHODS, *DOMAIN_METHODS]:
+    for name in EVERY_METHOD:
         try:
             outcomes[name] = outcome(name, options)
         except (ValueError, TypeError, RuntimeError) as error:

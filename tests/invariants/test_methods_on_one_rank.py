@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.invariants.methods import DOMAIN_METHODS, METHODS
+from tests.invariants.methods import EVERY_METHOD
 from tests.invariants.processes import check_outcome, outcomes_of
 
 
@@ -18,6 +18,6 @@ def group(request, tmp_path_factory):
     return modality, tuning, outcomes_of(tmp_path_factory.mktemp("methods"), modality, tuning, ranks=1)
 
 
-@pytest.mark.parametrize("method", [*METHODS, *DOMAIN_METHODS])
+@pytest.mark.parametrize("method", EVERY_METHOD)
 def test_method_trains_and_resumes_or_says_why_not(group, method):
     check_outcome(method, *group)

@@ -11,8 +11,11 @@ from torch import nn
 
 from hf_transfer import (
     DELTA,
+    DIST,
     L2SP,
     AdaptiveFeatureNorm,
+    AttentionDistillation,
+    AttentionTransfer,
     BatchNuclearNorm,
     BatchSpectralPenalization,
     BatchSpectralShrinkage,
@@ -20,18 +23,24 @@ from hf_transfer import (
     CentralMomentDiscrepancy,
     ClassBalanced,
     ConditionalAdversarial,
+    ContrastiveRepresentation,
     CoTuning,
     CutMix,
+    DecoupledDistillation,
     DeepCORAL,
     DomainAdversarial,
+    EmbeddingDistillation,
     EntropyMinimization,
     FixMatch,
     FocalLoss,
+    HintDistillation,
     InformationMaximization,
     JointMaximumMeanDiscrepancy,
     LabelSmoothing,
     LearningWithoutForgetting,
     LocalMaximumMeanDiscrepancy,
+    LogitDistillation,
+    LogitStandardization,
     MarginDisparity,
     MaximumClassifierDiscrepancy,
     MaximumMeanDiscrepancy,
@@ -39,13 +48,19 @@ from hf_transfer import (
     Mixup,
     ModelSpec,
     Objective,
+    PatientDistillation,
     PseudoLabels,
     RDrop,
+    RelationalDistillation,
+    Rule,
+    RuleConstraint,
+    SimilarityPreserving,
     SlicedWasserstein,
     SupervisedContrastive,
     TransferBatch,
     WassersteinDistance,
 )
+from hf_transfer.anatomy import anatomy
 
 
 LOG_3 = 1.0986122886681098
@@ -183,6 +198,94 @@ def _source_of(model: nn.Module) -> nn.Module:
         return type(model)(config)
 
 
+def _teacher_of(model: nn.Module) -> nn.Module:
+    """A teacher of the same kind as the model and for its classes, with weights of its own."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        teacher = type(model)(copy.deepcopy(model.config))
+        head = anatomy(teacher).head
+        torch.nn.init.normal_(teacher.get_submodule(head).weight)  # an untrained one has no opinion
+    return teacher
+
+
+def _sharp(model: nn.Module) -> nn.Module:
+    """The model with large weights of its linear layers."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            torch.nn.init.normal_(module.weight, std=0.5, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def _logits_of_the_teacher(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    return replace(batch, logits=objective.teacher(batch).logits)
+
+
+def _other_teacher_of(model: nn.Module) -> nn.Module:
+    """A teacher of the same kind as the model and for its classes, of another width."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "hidden_sizes"):
+        config.embedding_size, config.hidden_sizes = 12, [12, 24]
+    else:
+        config.hidden_size = 24
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        return type(model)(config)
+
+
+def _blocks_of_the_teacher(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # The student returns what the teacher does, and nothing is projected.
+    if hasattr(objective, "projections"):
+        objective.projections = nn.ModuleList(nn.Identity() for _ in objective.pairs)
+    said = objective.teacher(batch).hidden_states
+    return replace(batch, hidden_states={own: said[other] for own, other in objective.pairs.items()})
+
+
+def _embeddings_of_the_teacher(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    objective.feature_projection = nn.Identity()
+    return replace(batch, features=objective.teacher(batch).features)
+
+
+def _features_of_the_teacher(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    return replace(batch, features=objective.teacher(batch).features)
+
+
+def _projections_of_the_teacher(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # The same kind of model: the same names of layers.
+    return replace(batch, hidden_states=objective.teacher(batch).hidden_states)
+
+
+def _two_rows_told_apart(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # Both models put one row at 1 and the other at -1.
+    rows = {name: getattr(batch, name)[:2] for name in ("features", "logits", "attention_mask")}
+    inputs, columns = ({name: x[:2] for name, x in given.items()} for given in (batch.inputs, batch.columns))
+    batch = replace(batch, **rows, inputs=inputs, columns=columns, labels=torch.tensor([0, 1]))
+    objective.bank = type(objective.bank)(2, objective.embed_dim)
+    with torch.no_grad():
+        for projection, (first, second) in (
+            (objective.student_projection, batch.features),
+            (objective.teacher_projection, objective.teacher(batch).features),
+        ):
+            projection.weight.zero_()
+            projection.bias.zero_()
+            projection.weight[0] = (first - second) / (first - second).norm() ** 2
+            projection.bias[0] = -projection.weight[0] @ (first + second) / 2
+    return batch
+
+
+class _WithIndex(ContrastiveRepresentation):
+    """CRD with the numbers of the rows made here, in place of `with_index`: the contract's batches have none."""
+
+    __doc__ = ContrastiveRepresentation.__doc__
+
+    def transform(self, inputs):
+        return {**inputs, "index": torch.arange(len(inputs["labels"]))}
+
+
+_WithIndex.__name__ = "ContrastiveRepresentation"
+
+
 class _WithViews(FixMatch):
     """FixMatch with the strong views made here, in place of a collator: the contract's batches have none."""
 
@@ -219,6 +322,21 @@ CASES: dict[str, Case] = {
         measure=lambda features: -features.norm(dim=-1).mean(),
         target_side=True,
     ),
+    "AttentionDistillation": Case(
+        make=lambda model: AttentionDistillation(
+            # sharp, so that the slope at an untrained layer is above the rounding of the value
+            _sharp(_teacher_of(model)),
+            relations=("query", "key", "value"),
+        ),
+        solved=_projections_of_the_teacher,
+        reads_features=False,
+        refused={"batch norm": "ResNetBasicLayer.* has no attention.*AttentionTransfer"},
+    ),
+    "AttentionTransfer": Case(
+        make=lambda model: AttentionTransfer(_other_teacher_of(model)),
+        solved=_blocks_of_the_teacher,
+        reads_features=False,
+    ),
     "BatchNuclearNorm": Case(
         make=lambda model: BatchNuclearNorm(),
         solved=_certain_and_varied,
@@ -245,13 +363,24 @@ CASES: dict[str, Case] = {
         solved_value=0.6931471805599453,  # log 2: at chance
         ascends=True,
     ),
+    "ContrastiveRepresentation": Case(
+        make=lambda model: _WithIndex(_teacher_of(model), embed_dim=4, bank_size=8),
+        solved=_two_rows_told_apart,
+    ),
     "CutMix": Case(make=lambda model: CutMix(), solved=_undecided, solved_value=LOG_3, refused=NO_IMAGES),
     "DELTA": Case(
         make=lambda model: DELTA(attention_rows=8),
         solved=lambda objective, batch: batch,  # the model is as it started
         reads_features=False,
     ),
+    "DIST": Case(make=lambda model: DIST(_teacher_of(model)), solved=_logits_of_the_teacher),
+    "DecoupledDistillation": Case(
+        make=lambda model: DecoupledDistillation(_teacher_of(model)), solved=_logits_of_the_teacher
+    ),
     "DeepCORAL": Case(make=lambda model: DeepCORAL(), solved=_one_line),
+    "EmbeddingDistillation": Case(
+        make=lambda model: EmbeddingDistillation(_other_teacher_of(model)), solved=_embeddings_of_the_teacher
+    ),
     "EntropyMinimization": Case(make=lambda model: EntropyMinimization(), solved=_certain, target_side=True),
     "FixMatch": Case(
         make=lambda model: _WithViews(threshold=0.0),
@@ -260,6 +389,11 @@ CASES: dict[str, Case] = {
         refused={"tokens": "FixMatch on a token classifier.*PseudoLabels"},
     ),
     "FocalLoss": Case(make=lambda model: FocalLoss(), solved=_certain),
+    "HintDistillation": Case(
+        make=lambda model: HintDistillation(_other_teacher_of(model)),
+        solved=_blocks_of_the_teacher,
+        reads_features=False,
+    ),
     "InformationMaximization": Case(
         make=lambda model: InformationMaximization(), solved=_certain_and_varied, target_side=True
     ),
@@ -272,6 +406,10 @@ CASES: dict[str, Case] = {
     ),
     "LocalMaximumMeanDiscrepancy": Case(
         make=lambda model: LocalMaximumMeanDiscrepancy(), solved=_at_one_point_alike, target_side=True
+    ),
+    "LogitDistillation": Case(make=lambda model: LogitDistillation(_teacher_of(model)), solved=_logits_of_the_teacher),
+    "LogitStandardization": Case(
+        make=lambda model: LogitStandardization(_teacher_of(model)), solved=_logits_of_the_teacher
     ),
     "MarginDisparity": Case(
         make=lambda model: MarginDisparity(hidden_size=8),
@@ -294,10 +432,27 @@ CASES: dict[str, Case] = {
         target_side=True,
     ),
     "Mixup": Case(make=lambda model: Mixup(), solved=_undecided, solved_value=LOG_3, refused=NO_IMAGES),
+    "PatientDistillation": Case(
+        make=lambda model: PatientDistillation(_other_teacher_of(model)),
+        solved=_blocks_of_the_teacher,
+        reads_features=False,
+    ),
     "PseudoLabels": Case(
         make=lambda model: PseudoLabels(threshold=0.0, class_balanced=True), solved=_certain, target_side=True
     ),
+    "RelationalDistillation": Case(
+        make=lambda model: RelationalDistillation(_other_teacher_of(model)),
+        solved=_features_of_the_teacher,
+    ),
     "RDrop": Case(make=lambda model: RDrop(), solved=_twice_the_same, idle=("batch norm",)),
+    "RuleConstraint": Case(
+        make=lambda model: RuleConstraint([Rule(lambda inputs, probabilities: probabilities[..., 0], name="first")]),
+        solved=lambda objective, batch: replace(batch, logits=1e4 * torch.eye(3)[0].expand_as(batch.logits)),
+    ),
+    "SimilarityPreserving": Case(
+        make=lambda model: SimilarityPreserving(_other_teacher_of(model)),
+        solved=_features_of_the_teacher,
+    ),
     "SlicedWasserstein": Case(make=lambda model: SlicedWasserstein(num_projections=8), solved=_one_line),
     "SupervisedContrastive": Case(
         make=lambda model: SupervisedContrastive(), solved=_one_class_at_one_point, solved_value=LOG_3

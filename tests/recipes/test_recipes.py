@@ -29,10 +29,12 @@ def argument_classes(script: Path) -> list[Any]:
     """The recipe's own arguments and the shared ones."""
     scope = runpy.run_path(str(script), run_name="recipe")
     own = [kind for kind in scope.values() if dataclasses.is_dataclass(kind) and kind.__module__ == "recipe"]
-    loop = scope.get("AdaptationLoopArguments", LoopArguments)
-    names = ("DomainArguments", "MethodArguments", "ProbeArguments", "FeatureArguments")
+    loops = ("AdaptationLoopArguments", "DistillationLoopArguments")
+    loop = next((scope[name] for name in loops if name in scope), LoopArguments)
+    names = ("DomainArguments", "DistillationArguments", "MethodArguments", "ProbeArguments", "FeatureArguments")
     shared = [scope[name] for name in names if name in scope]
-    return [*own, *shared, ModelArguments, DataArguments, loop]
+    model = [] if "DistillationArguments" in scope else [ModelArguments]  # it names two models by options of its own
+    return [*own, *shared, *model, DataArguments, loop]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor, nn
-from transformers.utils import logging
 
 from hf_transfer.features.cache.digests import data_digest, processor_digest, weights_digest
 from hf_transfer.features.cache.entry import Entry
 from hf_transfer.features.cache.shards import shard_files
 from hf_transfer.features.extraction.fetched_rows import Views
+from hf_transfer.features.extraction.filling import fill
 from hf_transfer.features.extraction.inputs import Source, find_source
 from hf_transfer.features.extraction.joined_columns import check_columns, joined
-from hf_transfer.features.extraction.prefetch import ahead
 from hf_transfer.features.extraction.preparing import rows_per_forward, threads_for
 from hf_transfer.features.extraction.ranks import Ranks
 from hf_transfer.features.extraction.shard_columns import ShardColumns
-from hf_transfer.features.extraction.steady import Grouping, batches_of, grouping_for, refuse_random_inputs
+from hf_transfer.features.extraction.steady import grouping_for, refuse_random_inputs
 from hf_transfer.features.extraction.tap_reader import DTYPES, TapReader, evaluating
 from hf_transfer.features.extraction.taps import Tap, find_taps, head_modules, pretrained
 
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["extract_features", "shard_rows_for"]
-
-logger = logging.get_logger(__name__)
 
 
 def extract_features(
@@ -261,38 +257,26 @@ def _compute(
     if not shards:
         return
     ranges = entry.ranges()
-    rows = sum(len(ranges[shard]) for shard in shards)
     stored = "float16" if dtype == "float16" else "float32"
     views = 1 if source.views is None else source.views.count
     labels = source.label_type()
+
+    def write(shard: int, window: Any, columns: ShardColumns) -> None:
+        arrays = columns.arrays([tap.column for tap in taps])
+        if labels is not None:
+            arrays["labels"] = window.token_labels()
+        entry.write(shard, arrays, columns.features(arrays, labels))
+
     with evaluating(model), TapReader(model, taps, dtype=dtype) as reader:
-        grouping = grouping_for(model, reader, source, ranges[shards[0]])
-        with logging.tqdm(total=rows, unit=" examples", desc="Extracting features", disable=not bar) as shown:
-            # the next window is tokenised while the model runs on this one
-            windows = ahead(shards, lambda shard: source.window(ranges[shard]), threads=min(workers, 1), depth=1)
-            jobs = _jobs(windows, batch_size, grouping)
-            threads = workers if source.kind == "fetched" else 0  # padding takes no time
-            columns: ShardColumns | None = None
-            for (shard, window, positions, last), batches in ahead(
-                jobs, lambda job: job[1].collate(job[2]), threads=threads
-            ):
-                columns = columns or ShardColumns(ranges[shard], stored, views=views)
-                for batch in batches:
-                    columns.add(batch.positions, reader.read(batch.inputs, batch.mask))
-                shown.update(len(positions))
-                if last:
-                    arrays = columns.arrays([tap.column for tap in taps])
-                    if labels is not None:
-                        arrays["labels"] = window.token_labels()
-                    entry.write(shard, arrays, columns.features(arrays, labels))
-                    columns = None
-
-
-def _jobs(
-    windows: Iterator[tuple[int, Any]], batch_size: int, grouping: Grouping
-) -> Iterator[tuple[int, Any, np.ndarray, bool]]:
-    """Shard, window and positions of every batch, and whether it is the last of its shard."""
-    for shard, window in windows:
-        batches = batches_of(window, batch_size, grouping)
-        for number, positions in enumerate(batches, 1):
-            yield shard, window, positions, number == len(batches)
+        fill(
+            source,
+            ranges,
+            shards,
+            start=lambda rows: ShardColumns(rows, stored, views=views),
+            add=lambda columns, batch: columns.add(batch.positions, reader.read(batch.inputs, batch.mask)),
+            write=write,
+            grouping=grouping_for(model, reader, source, ranges[shards[0]]),
+            batch_size=batch_size,
+            workers=workers,
+            bar=bar,
+        )

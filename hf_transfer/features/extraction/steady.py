@@ -17,6 +17,9 @@ from hf_transfer.random_state import random_numbers_put_back
 
 
 _ROWS = 8
+_VIEWS = (
+    "Take the augmentation out, or ask for a number of stored views: `extract_features(..., views=4, augment=...)`."
+)
 
 __all__ = ["Grouping", "batches_of", "grouping_for", "refuse_random_inputs"]
 
@@ -25,7 +28,7 @@ logger = logging.get_logger(__name__)
 Grouping = Literal["any", "equal lengths", "alone"]
 
 
-def refuse_random_inputs(source: Source, *, drawn: bool) -> None:
+def refuse_random_inputs(source: Source, *, drawn: bool, remedy: str = _VIEWS) -> None:
     """
     Refuse a transform or collator that gives two answers for the same rows: told by drawing the first rows thrice.
 
@@ -34,6 +37,8 @@ def refuse_random_inputs(source: Source, *, drawn: bool) -> None:
             The data.
         drawn (`bool`):
             Whether the draws are views, which must be the same each time.
+        remedy (`str`, *optional*):
+            What to do, for the message.
 
     Raises:
         ValueError: if draws differ.
@@ -50,8 +55,7 @@ def refuse_random_inputs(source: Source, *, drawn: bool) -> None:
         )
     raise ValueError(
         "The data set's transform (or `data_collator`) gives two different answers for the same rows: it is random, "
-        "and features of one draw would pass for those of the row. Take the augmentation out, or ask for a number of "
-        "stored views: `extract_features(..., views=4, augment=...)`."
+        f"and features of one draw would pass for those of the row. {remedy}"
     )
 
 

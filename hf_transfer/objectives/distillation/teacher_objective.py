@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import nn
 from typing_extensions import Self
@@ -20,7 +21,7 @@ class TeacherObjective(Objective):
     An objective with a teacher. Subclasses read `self.taught(batch)` in `forward`.
 
     Args:
-        teacher (`Teacher`, `Source`, `nn.Module`, `str` or path):
+        teacher (`Teacher`, `Source`, `nn.Module`, `str`, path, or a list of these):
             Give one [`Teacher`] to several objectives: it then runs once per batch for all of them.
         weight (`float` or `Schedule`, *optional*, defaults to 1.0):
             Strength (dimensionless).
@@ -31,7 +32,10 @@ class TeacherObjective(Objective):
     """Whether the objective reads the teacher's predictions: they then must be for the student's classes."""
 
     def __init__(
-        self, teacher: Teacher | Source | nn.Module | str | os.PathLike[str], *, weight: float | Schedule = 1.0
+        self,
+        teacher: Teacher | Source | nn.Module | str | os.PathLike[str] | Sequence[Any],
+        *,
+        weight: float | Schedule = 1.0,
     ):
         super().__init__(weight=weight)
         self.teacher = Teacher.of(teacher)  # no module: see `Source`
@@ -39,8 +43,17 @@ class TeacherObjective(Objective):
     def build(self, spec: ModelSpec) -> Self:
         """Introduce teacher and student."""
         self.teacher.bind(spec, logits=self.reads_teacher_logits)
-        self.optional_columns = self.teacher.columns
         return self
+
+    @property
+    def optional_columns(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the teacher reads where the data has it; asked for after `build`, which says what it needs."""
+        return self.teacher.columns
+
+    def inspect(self, model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Warn if the teacher's predictions, where they are read, are no better than a constant answer."""
+        if self.reads_teacher_logits:
+            self.teacher.inspect(model, batches)
 
     def taught(self, batch: TransferBatch) -> TeacherOutput:
         """What the teacher says of the batch."""

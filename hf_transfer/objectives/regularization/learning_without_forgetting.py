@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from hf_transfer.batch import ModelSpec, TransferBatch
-from hf_transfer.functional.source_knowledge import distillation
+from hf_transfer.functional.distillation import distillation
 from hf_transfer.objective import Objective
 from hf_transfer.schedules import Schedule
 from hf_transfer.source import Source

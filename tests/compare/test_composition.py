@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from hf_transfer.domain_adaptation.composition import read_loss
+from hf_transfer.compare.composition import read_loss
+from hf_transfer.domain_adaptation.methods import VOCABULARY
 
 
 def loss(tmp_path, text, name="mine.yaml"):
     (tmp_path / name).write_text(text)
-    return read_loss(tmp_path / name)
+    return read_loss(tmp_path / name, VOCABULARY)
 
 
 def test_weights_options_and_defaults(tmp_path):
@@ -46,6 +47,6 @@ def test_what_is_no_loss(tmp_path, text, message):
 
 def test_no_file_and_a_file_called_like_a_method(tmp_path):
     with pytest.raises(FileNotFoundError, match="`--loss .*none.yaml`: there is no such file.*Write one"):
-        read_loss(tmp_path / "none.yaml")
+        read_loss(tmp_path / "none.yaml", VOCABULARY)
     with pytest.raises(ValueError, match="is called like the method `dann`.*Rename"):
         loss(tmp_path, "mcc: 1", name="dann.yaml")

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from hf_transfer.domain_adaptation.results import Cell, Results, fingerprint
+from hf_transfer.compare.results import Cell, Results, fingerprint
 
 
 def cell(method="dann", seed=0, digest="f"):

@@ -7,13 +7,13 @@ from typing import Any
 
 import yaml
 
-from hf_transfer.domain_adaptation.methods import REFERENCES, Method, known_parts, method_of, part
+from hf_transfer.compare.methods import M, Vocabulary
 
 
 __all__ = ["read_loss"]
 
 
-def read_loss(path: str | Path) -> Method:
+def read_loss(path: str | Path, vocabulary: Vocabulary[M]) -> M:
     """
     The method that a YAML file composes, called by the stem of the file.
 
@@ -27,6 +27,7 @@ def read_loss(path: str | Path) -> Method:
 
     Args:
         path (`str` or path): the file.
+        vocabulary (`Vocabulary`): the names it may use.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -34,9 +35,10 @@ def read_loss(path: str | Path) -> Method:
 
     Example:
         >>> import tempfile
+        >>> from hf_transfer.domain_adaptation.methods import VOCABULARY
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = Path(folder, "mine.yaml").write_text("dann: 0.5\\nl2sp: {weight: 1e-2}")
-        ...     method = read_loss(Path(folder, "mine.yaml"))
+        ...     method = read_loss(Path(folder, "mine.yaml"), VOCABULARY)
         >>> method.name, method.description()
         ('mine', {'dann': {'weight': 0.5}, 'l2sp': {'weight': 0.01}})
     """
@@ -57,14 +59,16 @@ def read_loss(path: str | Path) -> Method:
             f"`--loss {path}` holds {_described(terms)}, not methods with their weights: there would be no term. "
             "Write one `method: weight` a line."
         )
-    if path.stem in (*REFERENCES, *known_parts()):
+    if path.stem in (*vocabulary.references, *vocabulary.known()):
         raise ValueError(
             f"`--loss {path}` is called like the method `{path.stem}`: the table would not tell them apart. Rename "
             "the file."
         )
     where = f"`--loss {path}`"
-    parts = [part(str(name), _options(str(name), value, where), where=where) for name, value in terms.items()]
-    return method_of(path.stem, parts, where=where)
+    parts = [
+        vocabulary.part(str(name), _options(str(name), value, where), where=where) for name, value in terms.items()
+    ]
+    return vocabulary.joined(path.stem, parts, where=where)
 
 
 def _options(name: str, value: Any, where: str) -> dict[str, Any]:

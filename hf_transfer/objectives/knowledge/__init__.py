@@ -1,0 +1,1 @@
+"""Objectives that teach what one knows: rules and constraints on predictions."""
