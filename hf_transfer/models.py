@@ -32,6 +32,8 @@ AUTO_MODELS: dict[str, Any] = {
     "regression": AutoModelForSequenceClassification,
 }
 EMBEDDED = "embedded:"
+# What a config lists of each block or stage: with another number of these it cannot be saved, and is worked out anew.
+_PER_BLOCK = {"num_hidden_layers": ("layer_types",), "depths": ("stage_names", "out_features", "out_indices")}
 
 __all__ = ["AUTO_MODELS", "load_model", "load_processor", "new_model", "resolve_name", "untrained_model"]
 
@@ -114,6 +116,9 @@ def untrained_model(
     _check_keys(default, overrides or {}, name=str(name_or_path))
     _check_kind(default, data, name=str(name_or_path))
     config = AutoConfig.from_pretrained(name, **{**options, **_labels(data), **(overrides or {})})
+    stale = {key for count, keys in _PER_BLOCK.items() if count in (overrides or {}) for key in keys}
+    if stale := stale.difference(overrides or {}):
+        config = type(config)(**{key: value for key, value in config.to_dict().items() if key not in stale})
     processor = load_processor(name, data, **options)
     return _with_padding(auto_model.from_config(config, trust_remote_code=trust_remote_code), processor), processor
 

@@ -10,7 +10,15 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from huggingface_hub import constants
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
+from transformers import (
+    AutoTokenizer,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    ViTImageProcessorPil,
+)
 
 from hf_transfer import models as library
 from hf_transfer.data.input_columns import Task
@@ -21,6 +29,7 @@ from tests import models as tiny
 # Typed as `nn.Module`; tests look at what only models of transformers have.
 load_model: Any = library.load_model
 new_model: Any = library.new_model
+untrained_model: Any = library.untrained_model
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
@@ -152,6 +161,137 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path, name):
 def test_an_unknown_embedded_model_is_refused():
     with pytest.raises(ValueError, match='no source model of kind "audio".*Pass "image" or "text"'):
         load_model("embedded:audio", data("text-classification"))
+
+
+# --- the processor alone
+
+
+def test_the_processor_is_that_of_the_inputs(tmp_path):
+    """Of a folder that holds both, a data set of images takes the one and a data set of text the other."""
+    vit(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    images = library.load_processor(tmp_path, data("image-classification"))
+    assert images.size["height"] == images.size["width"] == 8
+    for task in ("text-classification", "token-classification", "regression"):
+        assert library.load_processor(str(tmp_path), data(task))("bad good")["input_ids"] == [2, 1]
+
+
+def test_the_processor_comes_from_the_named_revision(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda name, **options: seen.append((name, options)))
+    library.load_processor(tmp_path, data("regression", ()), revision="v2", trust_remote_code=True)
+    library.load_processor("user/name", data("regression", ()))
+    assert seen == [
+        (str(tmp_path), {"revision": "v2", "trust_remote_code": True}),
+        ("user/name", {"revision": "main", "trust_remote_code": False}),
+    ]
+    with pytest.raises(FileNotFoundError, match="nowhere` does not exist"):
+        library.load_processor(tmp_path / "nowhere", data("regression", ()))
+
+
+# --- the config of a checkpoint, with random weights
+
+
+def test_random_weights_in_the_size_of_a_checkpoint(tmp_path):
+    model: Any = tiny.tiny_bert(hidden_dropout_prob=0.25)
+    saved(tmp_path, model, tokenizer())
+    (tmp_path / "model.safetensors").unlink()  # weights are not read
+    made = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        made.append(untrained_model(tmp_path, data("text-classification"))[0])
+    first, same, other = (one.bert.encoder.layer[0].output.dense.weight for one in made)
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert not torch.equal(first, model.bert.encoder.layer[0].output.dense.weight)
+    config = made[0].config
+    assert (config.hidden_size, config.num_hidden_layers, config.hidden_dropout_prob) == (16, 3, 0.25)
+    assert config.id2label == {0: "no", 1: "yes"} and made[0].classifier.out_features == 2
+
+
+def test_changes_of_the_config_and_the_processor_of_the_checkpoint(tmp_path):
+    overrides = {"num_hidden_layers": 1, "intermediate_size": 8}
+    model, processor = untrained_model(bert(tmp_path / "bert"), data("token-classification"), overrides)
+    assert type(model).__name__ == "BertForTokenClassification" and len(model.bert.encoder.layer) == 1
+    assert model.bert.encoder.layer[0].intermediate.dense.out_features == 8 and model.config.hidden_size == 16
+    assert processor("good")["input_ids"] == [1]
+    real, _ = untrained_model(tmp_path / "bert", data("regression", ()))
+    assert (
+        real.config.num_labels == 1 and real.config.problem_type == "regression" and real.classifier.out_features == 1
+    )
+    image, processor = untrained_model(vit(tmp_path / "vit"), data("image-classification"), {"hidden_size": 8})
+    pixels = processor([np.zeros((9, 9, 3), np.uint8)], return_tensors="pt")["pixel_values"]
+    assert image(pixel_values=pixels).logits.shape == (1, 2) and image.config.hidden_size == 8
+
+
+def with_layer_types(folder: Path, kind: str) -> Path:
+    size = {**TINY, "vocab_size": 5, "num_hidden_layers": 3, "max_position_embeddings": 16}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 3)
+    if kind == "qwen2":
+        model: Any = Qwen2ForSequenceClassification(Qwen2Config(**size, num_key_value_heads=2, pad_token_id=3))
+    else:
+        model = ModernBertForSequenceClassification(ModernBertConfig(**size, **tokens))
+    return saved(folder, model, tokenizer())
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "modernbert"])
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_another_number_of_blocks_where_the_config_lists_them(tmp_path, kind, blocks):
+    folder = with_layer_types(tmp_path / "teacher", kind)
+    model, words = untrained_model(folder, data("text-classification"), {"num_hidden_layers": blocks})
+    assert len(model.config.layer_types) == blocks and len(model.model.layers) == blocks
+    again, _ = load_model(saved(tmp_path / "student", model, words), data("text-classification"))
+    batch = {"input_ids": torch.tensor([[1, 2, 1], [2, 1, 3]])}
+    torch.testing.assert_close(again.eval()(**batch).logits, model.eval()(**batch).logits)
+
+
+def test_a_list_of_blocks_that_is_given_is_kept(tmp_path):
+    types = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    model, _ = untrained_model(with_layer_types(tmp_path, "modernbert"), data("text-classification"), types)
+    assert model.config.layer_types == types["layer_types"]
+
+
+def test_another_number_of_stages(tmp_path):
+    saved(tmp_path / "teacher", tiny.tiny_resnet(), ViTImageProcessorPil(size={"height": 16, "width": 16}))
+    sizes = {"depths": [1], "hidden_sizes": [8]}
+    model, processor = untrained_model(tmp_path / "teacher", data("image-classification"), sizes)
+    again, _ = load_model(saved(tmp_path / "student", model, processor), data("image-classification"))
+    assert again.config.stage_names == ["stem", "stage1"] and len(again.resnet.encoder.stages) == 1
+
+
+def test_an_untrained_decoder_gets_a_padding_token(tmp_path):
+    model: Any = tiny.tiny_gpt2()
+    model.config.pad_token_id = None
+    saved(tmp_path, model, tokenizer(pad=False))
+    made, words = untrained_model(tmp_path, data("text-classification"), {"num_hidden_layers": 1})
+    assert words.pad_token == "[EOS]" and made.config.pad_token_id == 4 and len(made.transformer.h) == 1
+    assert made(**words(["good bad", "good"], padding=True, return_tensors="pt")).logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "task", "overrides", "message"),
+    [
+        (bert, "text-classification", {"width": 8}, "The config of `.*` has no width.*Its keys are .*hidden_size"),
+        (bert, "image-classification", {}, "of type `bert`, which transformers has no image-classification class"),
+        (
+            vit,
+            "token-classification",
+            {"hidden_size": 8},
+            "no token-classification class for: it cannot read `tokens`",
+        ),
+        (vit, "audio-classification", {}, "for audio-classification, for which no model is loaded here"),
+    ],
+)
+def test_an_untrained_model_that_cannot_be_built_is_refused(tmp_path, make, task, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        untrained_model(make(tmp_path), data(task), overrides)
+
+
+def test_an_untrained_model_of_a_checkpoint_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere` does not exist: there is no model to start from"):
+        untrained_model(tmp_path / "nowhere", data("text-classification"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((OSError, ValueError), match="empty"):
+        untrained_model(tmp_path / "empty", data("text-classification"))
 
 
 # --- new

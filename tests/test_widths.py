@@ -16,6 +16,8 @@ from transformers import (
     DistilBertForSequenceClassification,
     EfficientNetConfig,
     EfficientNetForImageClassification,
+    LiltConfig,
+    LiltForSequenceClassification,
     MobileBertConfig,
     MobileBertForSequenceClassification,
     MobileNetV1Config,
@@ -46,6 +48,10 @@ MORE = {
     ),
     "distilbert": lambda: DistilBertForSequenceClassification(
         DistilBertConfig(vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=36)
+    ),
+    # a layout of six numbers for each token, in blocks beside those of the text and a fourth as wide
+    "lilt": lambda: LiltForSequenceClassification(
+        LiltConfig(**TEXT, hidden_size=24, num_hidden_layers=2, channel_shrink_ratio=4)
     ),
     "mobilebert": lambda: MobileBertForSequenceClassification(
         MobileBertConfig(**TEXT, hidden_size=24, embedding_size=12, intra_bottleneck_size=8, num_hidden_layers=2)

@@ -60,7 +60,8 @@ def plot_distillation(
             axes[0].axvline(value, linewidth=0.8, linestyle=style, color="black", label=label)
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].set_xlabel(name.replace("eval_", "validation ").replace("_", " "))
-    axes[0].legend(frameon=False, fontsize="small")
+    if axes[0].get_legend_handles_labels()[0]:  # matplotlib warns of a legend without entries
+        axes[0].legend(frameon=False, fontsize="small")
     if costs:
         axes[1].barh(list(costs)[::-1], [cost.latency_ms for cost in costs.values()][::-1], height=0.5)
         axes[1].set_xlabel("latency of one row (ms)")

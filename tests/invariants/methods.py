@@ -148,12 +148,12 @@ def first_class_where_sure(inputs: Any, probabilities: torch.Tensor) -> torch.Te
     return probabilities[:, 0]
 
 
-def distilling(name: str, options: argparse.Namespace) -> list[Objective]:
+def distilling(name: str, teacher_folder: str) -> list[Objective]:
     if name == "rules":
         return [RuleConstraint([Rule(first_class_where_sure, confidence=0.7)])]
     if name == "average":
         return [LogitDistillation(AverageTeacher(0.9))]
-    teacher = Teacher(teacher_of(options))
+    teacher = Teacher(teacher_folder)
     if name == "attention":  # the maps themselves need another kernel
         return [AttentionDistillation(teacher, relations=("query", "key", "value"))]
     if name == "at":  # the last maps of the small network are of one pixel
@@ -164,7 +164,8 @@ def distilling(name: str, options: argparse.Namespace) -> list[Objective]:
 def trainer_for(name: str, options: argparse.Namespace, folder: Path, *callbacks: TrainerCallback) -> TransferTrainer:
     settings = dict(METHODS.get(name, {}))
     extra = settings.pop("args", {})
-    source = source_of(options)
+    # both before the ranks know of each other: from then on only the first one writes
+    source, teacher = source_of(options), teacher_of(options)
     if "transfer_from" in settings:
         settings["transfer_from"] = source
     methods = MethodArguments(**settings)
@@ -196,7 +197,7 @@ def trainer_for(name: str, options: argparse.Namespace, folder: Path, *callbacks
         objectives = parse_method(name).objectives(num_domains=2)
         data = mix_domains(data, rows(20, 1, False, image))
     if name in DISTILLATION_METHODS:
-        objectives = distilling(name, options)
+        objectives = distilling(name, teacher)
         data = with_index(mix_domains(data, rows(20, 1, False, image)))
     return TransferTrainer(
         model,

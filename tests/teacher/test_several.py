@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+from typing import Any
 
 import pytest
 import torch
 
 from hf_transfer import ModelSpec, Teacher, TransferBatch, attach
 from hf_transfer.teacher.several import SeveralTeachers
-from tests.models import batch_for, tiny_bert, tiny_token_bert
+from tests.models import VOCABULARY, batch_for, tiny_bert, tiny_causal_llama, tiny_token_bert
 from tests.teacher.test_labels import named, spec_of
 from tests.teacher.test_teacher import Features, Squared, batch_of
 
@@ -57,8 +58,47 @@ def test_the_best_for_each_row(make):
         best = losses.index(min(losses))
         chosen.add(best)
         expected[at] = both[best][at]
+    assert chosen == {0, 1}, "one teacher alone would pass for the best"
     term = attachment.terms["squared"].item()
     assert term == pytest.approx((logits - expected).square().mean().item(), rel=1e-4)
+
+
+def test_the_best_at_each_token_of_a_causal_model_is_told_by_the_next_token():
+    """Objectives see labels that stand beside the logits already: moved again, or not at all, others would be best."""
+    models: list[Any] = [tiny_causal_llama().eval() for _ in range(3)]
+    teachers, student = models[:2], models[2]
+    for model in teachers:
+        torch.nn.init.normal_(model.lm_head.weight, std=3.0)
+    ids = torch.randint(1, VOCABULARY, (6, 7))
+    labels = ids.clone()
+    labels[0, :4] = -100  # a prompt
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    objective = Squared(Teacher(teachers, combine="best"))
+    with attach(student, [objective]) as attachment:
+        student.training = True
+        logits = student(**batch).logits.detach()
+        term = attachment.terms["squared"].item()
+    with torch.no_grad():
+        both = torch.stack([model(input_ids=ids).logits for model in teachers])
+
+    def best(shift: int) -> torch.Tensor:
+        """Of every place the teacher with the lowest loss on the label so many places behind it."""
+        log_p, found = both.double().log_softmax(-1), torch.zeros(6, 7, dtype=torch.long)
+        for row, place in itertools.product(range(6), range(7)):
+            label = int(labels[row, place + shift]) if place + shift < 7 else -100
+            own = log_p[:, row, place]
+            scores = -own[:, label] if label != -100 else -(own.exp() * own).sum(-1)
+            found[row, place] = scores.argmin()
+        return found
+
+    def expected(shift: int) -> float:
+        chosen = best(shift)
+        taught = torch.where(chosen.unsqueeze(-1) == 0, both[0], both[1])
+        return (logits - taught).square().mean().item()
+
+    assert set(best(1).flatten().tolist()) == {0, 1}
+    assert term == pytest.approx(expected(1), rel=1e-5)
+    assert all(abs(expected(shift) / term - 1) > 1e-3 for shift in (0, 2)), "no other labels would choose otherwise"
 
 
 def test_only_predictions_can_be_combined():
