@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -102,7 +102,8 @@ def untrained_model(
     Args:
         name_or_path, data, revision, trust_remote_code: as for [`load_model`].
         overrides (`Mapping[str, Any]`, *optional*):
-            Changes of the config, such as `{"num_hidden_layers": 2}`.
+            Changes of the config, such as `{"num_hidden_layers": 2}`. With `image_size` the processor makes images of
+            that size.
 
     Raises:
         ValueError: if models for the task are not loaded here, the checkpoint is of no such kind, or its config has no
@@ -120,6 +121,8 @@ def untrained_model(
     if stale := stale.difference(overrides or {}):
         config = type(config)(**{key: value for key, value in config.to_dict().items() if key not in stale})
     processor = load_processor(name, data, **options)
+    if "image_size" in (overrides or {}):
+        processor = _making(processor, config.image_size)
     return _with_padding(auto_model.from_config(config, trust_remote_code=trust_remote_code), processor), processor
 
 
@@ -234,6 +237,17 @@ def _labels(data: TransferData) -> dict[str, Any]:
     if data.task == "regression":
         return {"num_labels": 1, "problem_type": "regression"}
     return {"id2label": data.id2label, "label2id": data.label2id}
+
+
+def _making(processor: Any, size: int | Sequence[int]) -> Any:
+    """The same image processor for images of another size, square or `(height, width)`, said in its own way."""
+    height, width = (size, size) if isinstance(size, int) else size
+    edges = {"height": height, "width": width, "shortest_edge": min(height, width)}
+    stated = processor.to_dict()
+    for key in ("size", "crop_size"):
+        if isinstance(stated.get(key), Mapping):
+            stated[key] = {edge: edges[edge] for edge, value in stated[key].items() if value and edge in edges}
+    return type(processor).from_dict(stated)
 
 
 def _with_padding(model: Any, processor: Any) -> nn.Module:

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoTokenizer,
+    CLIPImageProcessorPil,
     ModernBertConfig,
     ModernBertForSequenceClassification,
     PreTrainedTokenizerFast,
@@ -221,6 +222,22 @@ def test_changes_of_the_config_and_the_processor_of_the_checkpoint(tmp_path):
     image, processor = untrained_model(vit(tmp_path / "vit"), data("image-classification"), {"hidden_size": 8})
     pixels = processor([np.zeros((9, 9, 3), np.uint8)], return_tensors="pt")["pixel_values"]
     assert image(pixel_values=pixels).logits.shape == (1, 2) and image.config.hidden_size == 8
+
+
+@pytest.mark.parametrize(
+    ("stated", "size", "wanted"),
+    [
+        ({"size": {"height": 8, "width": 8}}, 12, (12, 12)),
+        ({"size": {"shortest_edge": 9}, "crop_size": {"height": 8, "width": 8}, "do_center_crop": True}, 12, (12, 12)),
+        ({"size": {"height": 8, "width": 8}}, [12, 4], (12, 4)),
+    ],
+)
+def test_another_image_size_is_the_processors_too(tmp_path, stated, size, wanted):
+    kind = CLIPImageProcessorPil if "crop_size" in stated else ViTImageProcessorPil
+    saved(tmp_path, tiny.tiny_vit(), kind(**stated))
+    model, processor = untrained_model(tmp_path, data("image-classification"), {"image_size": size})
+    pixels = processor([np.zeros((20, 30, 3), np.uint8)], return_tensors="pt")["pixel_values"]
+    assert tuple(pixels.shape[-2:]) == wanted and model(pixel_values=pixels).logits.shape == (1, 2)
 
 
 def with_layer_types(folder: Path, kind: str) -> Path:
