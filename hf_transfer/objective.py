@@ -54,6 +54,10 @@ class Objective(nn.Module):
     reads_inputs: ClassVar[bool] = False
     """Whether `forward` reads `batch.inputs`. A cache of frozen blocks otherwise leaves inputs unread."""
 
+    alters_rows: ClassVar[bool] = True
+    """Whether `transform`, where a class has one, makes other examples of the rows: what was stored of them, such as a
+    teacher's predictions, then no longer holds. Doubling rows with all their columns does not."""
+
     hidden_states: tuple[str, ...] = ()
     """Modules whose outputs `forward` reads from `batch.hidden_states`, by name; set in `build`."""
 

@@ -87,6 +87,7 @@ class DELTA(Objective):
     fingerprint: Tensor
 
     reads_inputs = True
+    alters_rows = False
 
     def __init__(
         self,

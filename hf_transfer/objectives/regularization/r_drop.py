@@ -69,6 +69,7 @@ class RDrop(Objective):
 
     # 0 in the rows of the first pass, 1 in those of the second; made by `transform`, so that others can tell.
     columns = ("dropout_pass",)
+    alters_rows = False
 
     def __init__(self, *, weight: float | Schedule = 0.5):
         super().__init__(weight=weight)
