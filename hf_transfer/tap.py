@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,14 +136,12 @@ class HiddenStateTaps:
                     f"The model has no module `{name}`: its output cannot be read. Name one of its blocks, such as "
                     f"`{next((key for key in modules if key.endswith('.0')), 'encoder.layer.0')}`."
                 )
-            self._hooks.append(modules[name].register_forward_hook(self._keeper(name)))
+            # bound to these taps and no closure over them: in a copy of the model it is bound to the copy's
+            self._hooks.append(modules[name].register_forward_hook(partial(self._keep, name)))
 
-    def _keeper(self, name: str) -> Any:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            if self.open:
-                self._outputs[name] = self._read(name, output)
-
-        return keep
+    def _keep(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if self.open:
+            self._outputs[name] = self._read(name, output)
 
     def _read(self, name: str, output: Any) -> Tensor:
         found = first_tensor(output)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from hf_transfer.tap import HiddenStateTaps, first_tensor
+from tests.models import batch_for, tiny_bert
 
 
 HIDDEN = torch.ones(2, 3)
@@ -61,3 +65,14 @@ def test_a_module_without_a_hidden_state_is_refused():
 def test_an_unknown_module_is_refused():
     with pytest.raises(ValueError, match="no module `nowhere`: its output cannot be read. Name one of its blocks"):
         HiddenStateTaps(Returns(None), ["nowhere"])
+
+
+def test_a_copy_of_the_model_has_taps_of_its_own():
+    """A hook that closed over the taps would go on filling those of the original."""
+    model: Any = tiny_bert().eval()
+    model.taps = HiddenStateTaps(model, ["bert.encoder.layer.0"])
+    twin = copy.deepcopy(model)
+    twin.taps.open = True
+    batch = {key: value for key, value in batch_for(model).items() if key != "domain"}
+    twin(**batch)
+    assert list(twin.taps.take()) == ["bert.encoder.layer.0"] and model.taps.take() == {}

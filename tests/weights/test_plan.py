@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from torch import nn
-from transformers import BertForMaskedLM, BertModel
+from transformers import BertForNextSentencePrediction, BertModel
 
 from hf_transfer import anatomy
 from hf_transfer.weights.naming import Candidate
@@ -37,9 +37,9 @@ def test_parts_under_lora_have_bare_names():
 
 
 def test_models_without_anatomy():
-    base, masked, plain = BertModel(bert_config()), BertForMaskedLM(bert_config()), nn.Linear(2, 2)
+    base, sentences, plain = BertModel(bert_config()), BertForNextSentencePrediction(bert_config()), nn.Linear(2, 2)
     assert find_parts(base, slots(base), None) == {} and find_parts(plain, slots(plain), None) == {}
-    parts = find_parts(masked, slots(masked), None)
+    parts = find_parts(sentences, slots(sentences), None)
     assert set(parts.values()) == {"head"} and all(name.startswith("cls.") for name in parts)
 
 
