@@ -107,6 +107,7 @@ class Attachment:
         self._columns = objectives.columns() | {"domain", SAMPLE_WEIGHT}
         self._weights_checked = False
         self._inputs: dict[str, Any] = {}
+        self._given: tuple[Any, dict[str, Any]] = (None, {})  # labels and columns of the forward under way
         self._sums: Tensor | None = None
         self._count = 0
         # On the CPU whatever the model's device: a kernel takes a zero-dimensional CPU tensor as a plain number, and
@@ -167,10 +168,22 @@ class Attachment:
         columns = {name: kwargs[name] for name in self._columns if name in kwargs}
         kwargs = {name: value for name, value in kwargs.items() if name not in columns}
         if self._tap.open:
-            self._inputs = {**kwargs, "columns": columns}
+            self._given = kwargs["labels"], columns
+            self._inputs = {name: value for name, value in kwargs.items() if name != "labels"}
             if args:
                 self._inputs.setdefault(getattr(model, "main_input_name", "input_ids"), args[0])
+            self._prepare()
         return args, kwargs
+
+    def _prepare(self) -> None:
+        preparing = [objective for objective in self.objectives.by_name.values() if objective.prepares]
+        if not preparing:
+            return
+        labels, columns = self._given
+        none = torch.empty(len(labels), 0, device=labels.device)
+        upcoming = TransferBatch(features=none, model=self.model, columns=columns, inputs=self._inputs)
+        for objective in preparing:
+            objective.prepare(upcoming)
 
     def _open(self, reading: bool) -> None:
         self._tap.open = self._states.open = self._attentions.open = reading
@@ -194,7 +207,6 @@ class Attachment:
         if not self._tap.open:
             return output
         self._open(False)
-        inputs, self._inputs = self._inputs, {}
         loss = output.get("loss") if isinstance(output, dict) else output[0]
         if loss is None:
             raise ValueError(
@@ -204,15 +216,17 @@ class Attachment:
             )
         logits = output["logits"] if isinstance(output, dict) else output[1]
         with _full_precision(logits.device.type):
-            total = self._total(loss, logits, inputs)
+            total = self._total(loss, logits)
         logits = logits[: self._rows]
         if isinstance(output, dict):
             output["loss"], output["logits"] = total, logits
             return output
         return (total, logits, *output[2:])
 
-    def _total(self, loss: Tensor, logits: Tensor, inputs: dict[str, Any]) -> Tensor:
-        labels, columns = inputs["labels"], dict(inputs["columns"])
+    def _total(self, loss: Tensor, logits: Tensor) -> Tensor:
+        inputs, self._inputs = self._inputs, {}
+        (labels, columns), self._given = self._given, (None, {})
+        columns = dict(columns)
         if self._next_token:
             labels = next_token_labels(labels)  # they then belong to the logits as they stand
         self._require(columns, inputs)
@@ -226,7 +240,7 @@ class Attachment:
             progress=self._progress,
             model=self.model,
             columns=columns,
-            inputs={name: value for name, value in inputs.items() if name not in ("labels", "columns")},
+            inputs=inputs,
             hidden_states=self._states.take(),
             attentions=self._attentions.take(),
         )
@@ -274,7 +288,7 @@ class Attachment:
         for objective in self.objectives.by_name.values():
             for name in objective.columns:
                 if name not in columns:
-                    present = ", ".join(sorted({*inputs, *columns} - {"columns"}))
+                    present = ", ".join(sorted({*inputs, *columns, "labels"}))
                     raise ValueError(
                         f"{type(objective).__name__} needs column `{name}`; the batch has {present}. The term cannot "
                         "be computed without it. Build the data set with `mix_domains(source, target)`, which adds "

@@ -108,6 +108,12 @@ class Objective(nn.Module):
         """
         return inputs
 
+    def prepare(self, batch: TransferBatch) -> None:
+        """
+        Begin with what needs nothing of the model, before its forward fills the memory: of the batch there are inputs
+        and columns so far. `forward` gets the same `batch.inputs` object.
+        """
+
     def forward(self, batch: TransferBatch) -> Tensor:
         """The unweighted term for one micro-batch: a scalar float32."""
         raise NotImplementedError(f"{type(self).__name__} must define `forward(batch)` and return a scalar.")
@@ -136,6 +142,11 @@ class Objective(nn.Module):
     def transforms(self) -> bool:
         """Whether the class changes the inputs."""
         return type(self).transform is not Objective.transform
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the class has something to do before the model's forward."""
+        return type(self).prepare is not Objective.prepare
 
     @property
     def inspects_data(self) -> bool:

@@ -85,6 +85,9 @@ class CachedTeacher(Teacher):
         if logits and self._names is not None:
             self._order = class_order(self._names, len(self._names), spec, "name", teacher=repr(self))
 
+    def read_ahead(self, batch: TransferBatch) -> None:
+        """Nothing: there is no model to run."""
+
     def _answer(self, batch: TransferBatch) -> TeacherOutput:
         classes = None if self._names is None else len(self._names)
         found = read_columns(batch, align=self._aligned, num_classes=classes)

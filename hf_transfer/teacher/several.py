@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_transfer.anatomy import Anatomy
 from hf_transfer.batch import ModelSpec, TransferBatch
-from hf_transfer.teacher.cached_columns import column_names, read_columns
+from hf_transfer.teacher.cached_columns import column_names, is_cached, read_columns
 from hf_transfer.teacher.combining import best_teacher, mean_logits, pick
 from hf_transfer.teacher.labels import class_order, kind_of_task
 from hf_transfer.teacher.output import TeacherOutput
@@ -120,6 +120,12 @@ class SeveralTeachers(Teacher):
         # of what a cache holds of them, which knew no student
         self._order = class_order(names, self.num_labels, spec, self.members[0].labels, teacher=repr(self.members[0]))
         self._spec, self._last = spec, None
+
+    def read_ahead(self, batch: TransferBatch) -> None:
+        """Let each of them run on the inputs of a batch that the student is about to read."""
+        if not any(map(is_cached, batch.columns)):
+            for member in self.members:
+                member.read_ahead(batch)
 
     def _answer(self, batch: TransferBatch) -> TeacherOutput:
         stored: Any = read_columns(

@@ -16,7 +16,8 @@ from hf_transfer.base_model import base_anatomy
 from hf_transfer.batch import ModelSpec, TransferBatch
 from hf_transfer.language_models import pretrained_part
 from hf_transfer.source import Source, to_device
-from hf_transfer.teacher.cached_columns import column_names, read_columns
+from hf_transfer.teacher.cached_columns import column_names, is_cached, read_columns
+from hf_transfer.teacher.checks import refuse_student, require_head
 from hf_transfer.teacher.description import describe
 from hf_transfer.teacher.inputs import TeacherInputs
 from hf_transfer.teacher.inspection import inspect_teacher
@@ -158,6 +159,7 @@ class Teacher:
         self._predicts = False
         self._inspected = False
         self._last: tuple[weakref.ref[TransferBatch], TeacherOutput] | None = None
+        self._ahead: tuple[Mapping[str, Any], TeacherOutput] | None = None
 
     @classmethod
     def of(cls, model: Teacher | Member | Sequence[Member | Teacher]) -> Teacher:
@@ -188,7 +190,7 @@ class Teacher:
         Raises:
             ValueError: if it predicts nothing.
         """
-        self._require_head()
+        require_head(self, self.source)
         return self.source.num_labels
 
     @property
@@ -224,38 +226,31 @@ class Teacher:
             ValueError: if it is the student itself; if its predictions are read and it has none, or they are of
                 another kind or of other classes; if it reads other tokens and the student predicts something for each.
         """
-        self._refuse_student(spec)
+        refuse_student(self, self.source, spec)
         self._inputs.bind(spec)
         self._last = None
         if logits:
             self._predicts = True
-            self._require_head()
+            require_head(self, self.source)
             check_kinds(self.model, self.num_labels, spec, teacher=repr(self))
             self._order = class_order(self.class_names, self.num_labels, spec, self.labels, teacher=repr(self))
-
-    def _refuse_student(self, spec: ModelSpec) -> None:
-        if self.source.copied or spec.model is None:
-            return
-        own = {id(module) for module in self.model.modules()} | {id(p) for p in self.model.parameters()}
-        if any(id(part) in own for part in (*spec.model.modules(), *spec.model.parameters())):
-            raise ValueError(
-                f"{self!r} is, in whole or in part, the student itself: it was frozen by `copy=False`, and what it "
-                "says would change with what the student learns. Leave `copy=False` out, so that a copy is kept, or "
-                "give `copy.deepcopy(model)`."
-            )
-
-    def _require_head(self) -> None:
-        found, reason = self.source.found
-        if found is None or reason:
-            raise ValueError(
-                f"{self!r} predicts nothing ({reason}): there are no logits to learn from. Give a checkpoint with the "
-                'head it was trained with, name the layer with `Teacher(..., head="...")`, or take an objective on '
-                "features or hidden states."
-            )
 
     def __call__(self, batch: TransferBatch) -> TeacherOutput:
         """What it says of a batch; one forward, however many objectives ask."""
         return self._remembered(batch)
+
+    @_eager
+    def read_ahead(self, batch: TransferBatch) -> None:
+        """
+        Run on the inputs of a batch that the student is about to read, unless its answer is stored: while the
+        student's activations wait for the backward, memory is dearer and on a CPU the forward slower.
+
+        Args:
+            batch (`TransferBatch`): inputs and columns; a later batch with the same `inputs` object gets the answer.
+        """
+        already = self._ahead is not None and self._ahead[0] is batch.inputs
+        if not already and not any(map(is_cached, batch.columns)):
+            self._ahead = (batch.inputs, self._run(batch))
 
     # A compiled student is compiled without it: it would double the graph and nothing in it could be fused.
     @_eager
@@ -279,7 +274,8 @@ class Teacher:
 
     def _online(self, batch: TransferBatch) -> TeacherOutput:
         """What a forward gives, in the student's order of classes."""
-        output = self._run(batch)
+        ahead, self._ahead = self._ahead, None
+        output = ahead[1] if ahead is not None and ahead[0] is batch.inputs else self._run(batch)
         if output.logits is None:
             return output
         logits = self._aligned(output.logits)

@@ -13,7 +13,17 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import BertModel, ResNetModel, ViTModel
 
-from hf_transfer import ModelSpec, Source, Teacher, TransferArguments, TransferBatch, TransferTrainer, attach
+from hf_transfer import (
+    EmbeddingDistillation,
+    LogitDistillation,
+    ModelSpec,
+    Source,
+    Teacher,
+    TransferArguments,
+    TransferBatch,
+    TransferTrainer,
+    attach,
+)
 from hf_transfer.checkpoint import OBJECTIVES_NAME
 from hf_transfer.objectives.distillation.teacher_objective import TeacherObjective
 from tests.invariants.run import rows
@@ -248,3 +258,30 @@ def test_describes_itself(tmp_path):
     objective = Squared(teacher, weight=0.5)
     assert objective.config() == {"teacher": teacher, "weight": 0.5}
     assert str(tmp_path) in repr(objective) and copy.deepcopy(teacher) is teacher
+
+
+def test_it_runs_before_the_student():
+    """Its forward then does not compete with the student's activations; and still there is only one."""
+    student, order = tiny_bert().train(), []
+    teacher = Teacher(tiny_bert(hidden_size=24))
+    teacher.model.register_forward_hook(lambda *_: order.append("teacher"))
+    student.register_forward_pre_hook(lambda *_: order.append("begin"))
+    student.classifier.register_forward_hook(lambda *_: order.append("student"))
+    batch = {key: value for key, value in batch_for(student).items() if key != "domain"}
+    with attach(student, [LogitDistillation(teacher), EmbeddingDistillation(teacher)]) as attachment:
+        loss = student(**batch).loss
+        assert order == ["begin", "teacher", "student"] and teacher._ahead is None
+        with torch.no_grad():
+            told = teacher.model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+        logits = student.eval()(**batch).logits
+        assert loss.isfinite() and told.shape == logits.shape and attachment.terms["logit_distillation"] > 0
+
+
+def test_what_is_stored_is_not_computed_ahead():
+    student, calls = tiny_bert().train(), []
+    teacher = Teacher(tiny_bert())
+    teacher.model.register_forward_hook(lambda *_: calls.append(1))
+    batch = {key: value for key, value in batch_for(student).items() if key != "domain"}
+    with attach(student, [LogitDistillation(teacher)]):
+        student(**batch, teacher_logits=torch.zeros(4, 3)).loss.backward()
+    assert calls == []

@@ -55,6 +55,10 @@ class TeacherObjective(Objective):
         if self.reads_teacher_logits:
             self.teacher.inspect(model, batches)
 
+    def prepare(self, batch: TransferBatch) -> None:
+        """Let the teacher read the batch before the student does."""
+        self.teacher.read_ahead(batch)
+
     def taught(self, batch: TransferBatch) -> TeacherOutput:
         """What the teacher says of the batch."""
         return self.teacher(batch)
