@@ -12,6 +12,17 @@ from hf_transfer.objective import Objective
 
 if TYPE_CHECKING:
     from hf_transfer.adaptation import adapt_at_test_time, adapt_batch_norm, adapt_source_free
+    from hf_transfer.adapters import (
+        adapter_summary,
+        add_adapter,
+        add_saved_adapter,
+        combine_adapters,
+        give_head,
+        load_adapter,
+        merge_adapter,
+        save_adapter,
+        switch_adapter,
+    )
     from hf_transfer.arguments import TransferArguments
     from hf_transfer.callbacks import (
         AdaptBatchNorm,
@@ -36,6 +47,8 @@ if TYPE_CHECKING:
         mmd_test,
         proxy_a_distance,
     )
+    from hf_transfer.export import export_model
+    from hf_transfer.exported import load_export
     from hf_transfer.features import extract_features, fit_head, fit_probe, load_probe
     from hf_transfer.features.layers.layer_report import layer_report
     from hf_transfer.features.reweighting import importance_weights, label_shift_weights, reweight, tradaboost
@@ -192,27 +205,38 @@ __all__ = [
     "adapt_at_test_time",
     "adapt_batch_norm",
     "adapt_source_free",
+    "adapter_summary",
+    "add_adapter",
+    "add_saved_adapter",
     "anatomy",
     "attach",
     "cache_teacher",
     "class_shift",
+    "combine_adapters",
     "domain_bound",
+    "export_model",
     "extract_features",
     "feature_plot",
     "fit_head",
     "fit_probe",
+    "give_head",
     "greedy_soup",
     "importance_weights",
     "label_shift_weights",
     "layer_report",
+    "load_adapter",
+    "load_export",
     "load_probe",
+    "merge_adapter",
     "mix_domains",
     "mmd_test",
     "proxy_a_distance",
     "reinitialize_blocks",
     "reweight",
+    "save_adapter",
     "snapshot",
     "student_from_teacher",
+    "switch_adapter",
     "teacher_inputs",
     "tradaboost",
     "transfer_parameters",
@@ -225,6 +249,17 @@ __all__ = [
 # Loaded on first use: the Trainer alone takes longer to import than all the rest.
 _LAZY = {
     "adaptation": ["adapt_at_test_time", "adapt_batch_norm", "adapt_source_free"],
+    "adapters": [
+        "adapter_summary",
+        "add_adapter",
+        "add_saved_adapter",
+        "combine_adapters",
+        "give_head",
+        "load_adapter",
+        "merge_adapter",
+        "save_adapter",
+        "switch_adapter",
+    ],
     "arguments": ["TransferArguments"],
     "callbacks": [
         "AdaptBatchNorm",
@@ -243,6 +278,8 @@ _LAZY = {
     "data.row_index": ["with_index"],
     "data.views": ["TwoViewsCollator"],
     "diagnostics": ["class_shift", "domain_bound", "feature_plot", "mmd_test", "proxy_a_distance"],
+    "export": ["export_model"],
+    "exported": ["load_export"],
     "features": ["extract_features", "fit_head", "fit_probe", "load_probe"],
     "features.layers.layer_report": ["layer_report"],
     "features.reweighting": ["importance_weights", "label_shift_weights", "reweight", "tradaboost"],

@@ -2,7 +2,8 @@
 The command line, `python -m hf_transfer`:
 
 - `schedule MODEL` writes the default unfreezing schedule of a model as YAML to edit;
-- `cache list|prune|verify` shows, empties or checks the cache of features.
+- `cache list|prune|verify` shows, empties or checks the cache of features;
+- `push FOLDER NAME` pushes what a run left in its folder to the Hub.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from hf_transfer import cache_commands
 from hf_transfer.anatomy import anatomy
 from hf_transfer.callbacks import GradualUnfreezing
+from hf_transfer.hub.command import add_push_command, run_push_command
 
 
 # In the order in which they are tried for a checkpoint without a classification head; `--task` picks one.
@@ -99,10 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--task", choices=list(_AUTO_CLASSES), help="kind of classifier (default: as stored)")
     command.add_argument("--out", type=Path, help="file to write (default: standard output)")
     cache_commands.add_commands(commands)
+    add_push_command(commands)
     options = parser.parse_args(arguments)
     try:
         if options.command == "cache":
             text = cache_commands.run(options)
+        elif options.command == "push":
+            text = run_push_command(options)
         else:
             text = write_schedule(options.model, stages=options.stages, order=options.order, task=options.task)
     except (ImportError, OSError, ValueError) as error:

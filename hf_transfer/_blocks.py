@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import nn
 
 
-__all__ = ["ForwardOrder", "Piece", "ancestors", "bare_children", "bare_modules", "bare_name"]
+__all__ = ["ForwardOrder", "Piece", "ancestors", "bare_children", "bare_modules", "bare_name", "unwrapped"]
 
 Named = tuple[str, nn.Module]
 
@@ -55,6 +55,11 @@ def bare_modules(name: str, module: nn.Module) -> Iterator[Named]:
     yield name, module
     for child in bare_children(name, module):
         yield from bare_modules(*child)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module that PEFT's wrappers run; any other module is returned as it is."""
+    return _unwrap("", module)[1]
 
 
 def ancestors(name: str) -> list[str]:

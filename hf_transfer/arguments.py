@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
@@ -49,6 +51,13 @@ class TransferArguments(TrainingArguments):
             "line. A later entry wins over an earlier one; one that matches nothing is an error."
         },
     )
+    lora_plus_ratio: float = field(
+        default=1.0,
+        metadata={
+            "help": "LoRA+: how many times faster than the rest the matrices B of LoRA learn, 16 in the paper; it "
+            "multiplies whatever rate they have by the options above. 1.0 is plain LoRA."
+        },
+    )
     lr_schedule: str | None = field(
         default=None,
         metadata={
@@ -82,6 +91,16 @@ class TransferArguments(TrainingArguments):
         default=None,
         metadata={"help": "Folder of the stored hidden states; by default beside the cached features."},
     )
+    push_objectives: bool = field(
+        default=False,
+        metadata={
+            "help": "Push the state of the objectives (discriminators, projections) beside the model. Checkpoints "
+            "that are pushed hold it anyway: a run goes on from there."
+        },
+    )
+
+    recipe_options: ClassVar[Sequence[Any]] = ()
+    """The other argument classes of a recipe, for `training_arguments.yaml`; set by `hf_transfer.recipe.parse`."""
 
     def __post_init__(self):
         if isinstance(self.learning_rates, str):
@@ -100,6 +119,11 @@ class TransferArguments(TrainingArguments):
             raise ValueError(
                 f"`layer_decay={self.layer_decay}` is outside (0, 1]: lower blocks would learn faster than upper ones "
                 "or backwards. Give a factor such as 0.75, or 1.0 for none."
+            )
+        if not 0 < self.lora_plus_ratio < math.inf:
+            raise ValueError(
+                f"`lora_plus_ratio={self.lora_plus_ratio}` is no factor on a learning rate: B starts at zero, and "
+                "would stay there or leave for infinity. Give a positive number such as 16, or 1.0 for plain LoRA."
             )
         # YAML reads 1e-3, without a point, as text.
         by_name = {name: float(rate) for name, rate in dict(self.learning_rates or {}).items()}
@@ -127,7 +151,8 @@ class TransferArguments(TrainingArguments):
     @property
     def rates_by_part(self) -> dict[str, Any]:
         """The options of `hf_transfer.optim.learning_rates`; empty where every parameter has the same rate."""
-        if self.layer_decay == 1 and not self.learning_rates and self.head_lr is None and self.objective_lr is None:
+        of_parts = (self.head_lr, self.objective_lr, self.learning_rates)
+        if self.layer_decay == self.lora_plus_ratio == 1 and not any(rate is not None for rate in of_parts):
             return {}
         return {
             "base": self.learning_rate,
@@ -135,6 +160,7 @@ class TransferArguments(TrainingArguments):
             "objective": self.objective_lr,
             "layer_decay": self.layer_decay,
             "by_name": self.learning_rates,
+            "lora_plus_ratio": self.lora_plus_ratio,
         }
 
     @property

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import set_seed
 from transformers.utils import logging
 
 from hf_transfer.feature_arguments import FeatureArguments
 from hf_transfer.files import whole_file
+from hf_transfer.hub import push_table, repository_name, table_card, write_card_file
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 
 
@@ -35,10 +38,11 @@ def write_features(
         feature_args, model_args, data_args, args: options of the recipe.
 
     Returns:
-        The files by split.
+        The files by split; beside them lies a data card, and all of it is pushed where `--push_to_hub` asks for it.
 
     Raises:
         ValueError: if options contradict each other or the data.
+        SystemExit: if the push fails, with the folder that holds everything and the command that pushes it later.
     """
     feature_args.check(data_args)
     set_seed(args.seed)
@@ -48,6 +52,7 @@ def write_features(
     model.to(args.device)
     splits = {"train": data.train, "validation": data.eval, "test": data.test}
     files: dict[str, Path] = {}
+    rows: dict[str, int] = {}
     for name, split in splits.items():
         if split is not None:
             features = feature_args.extract(
@@ -60,27 +65,43 @@ def write_features(
                 seed=args.seed,
             )
             files[name] = Path(str(args.output_dir)) / "data" / f"{name}.parquet"
+            rows[name] = len(features)
             if args.should_save:
                 with whole_file(files[name]) as unfinished:
                     features.to_parquet(str(unfinished))
                 logger.info(f"{name}: {len(features)} rows of {', '.join(features.column_names)} in {files[name]}")
-    if args.push_to_hub and args.should_save:
-        _push(args)
+    if args.should_save:
+        write_card_file(_card(dataset, taps, model, feature_args, rows), str(args.output_dir))
+    if args.push_to_hub and args.process_index == 0:
+        try:
+            push_table(
+                files,
+                repository_name(args),
+                folder=str(args.output_dir),
+                message="Features of a frozen model",
+                token=args.hub_token,
+                private=args.hub_private_repo,
+                revision=args.hub_revision,
+            )
+        except (OSError, ValueError) as error:  # as `push_result`
+            raise SystemExit(str(error)) from error
     return files
 
 
-def _push(args: LoopArguments) -> None:
-    """Upload the files as a data set; one commit, so that a broken connection leaves the old one as it was."""
-    from huggingface_hub import HfApi
+def _card(dataset: str, taps: Sequence[str], model: Any, options: FeatureArguments, rows: Mapping[str, int]) -> str:
+    """The data card, without paths of this machine."""
+    given = str(getattr(model.config, "_name_or_path", "") or "")
+    shown = f"`{type(model).__name__}`" + ("" if _is_local(given) else f", `{given}`")
+    data = f"a data set of {sum(rows.values())} rows" if _is_local(dataset) else f"`{dataset}`"
+    paragraphs = [
+        f"What a frozen {shown} computes of {data}, extracted by `hf_transfer`. `id` is the number of the row in its "
+        "split, `labels` are the labels.",
+        f"Read: {', '.join(f'`{tap}`' for tap in taps)} (`features` is what enters the head), pooled by "
+        f"`{options.pooling}`, in {options.feature_dtype}; {options.views} view(s) of each training row.",
+        '```python\nfrom datasets import load_dataset\n\nfeatures = load_dataset("user/name")\n```',
+    ]
+    return table_card("Features of a frozen model", paragraphs, rows, tags=["hf-transfer", "feature-extraction"])
 
-    api = HfApi(token=args.hub_token)
-    name = args.hub_model_id or Path(str(args.output_dir)).resolve().name
-    repo = api.create_repo(name, repo_type="dataset", private=args.hub_private_repo, exist_ok=True).repo_id
-    api.upload_folder(
-        repo_id=repo,
-        repo_type="dataset",
-        folder_path=str(args.output_dir),
-        allow_patterns=["data/*.parquet"],
-        commit_message="Features of a frozen model",
-    )
-    logger.info(f"The features are on the Hub: datasets/{repo}")
+
+def _is_local(name: str) -> bool:
+    return not name or name[0] in "/.~" or "\\" in name or name.count("/") > 1 or os.path.exists(name)

@@ -15,13 +15,17 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, set_seed
 from transformers.utils import logging
 
+from hf_transfer.adapter_arguments import AdapterArguments
 from hf_transfer.anatomy import anatomy
 from hf_transfer.data.loading import TransferData
 from hf_transfer.data.preparation import collator_for, prepare
 from hf_transfer.files import whole_file
+from hf_transfer.hub import push_result
 from hf_transfer.lr_find import lr_find
 from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.metrics import compute_metrics_for
+from hf_transfer.model_card.facts import RunFacts
+from hf_transfer.model_card.recipes import changed_options, data_facts, write_run_card
 from hf_transfer.recipe import score
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 from hf_transfer.search import SearchResult, search, search_space
@@ -59,6 +63,7 @@ class FineTuning:
         args (`LoopArguments`): the loop. Its seed draws the rows, the new head and the order.
         data_seed (`int`, *optional*): draws the rows and the new head instead, so that runs differ in order alone.
         validate (`bool`, *optional*, defaults to `False`): hold validation rows out even if no method asks for them.
+        adapter (`AdapterArguments`, *optional*): the adapter to train in place of the whole model.
 
     Raises:
         ValueError: if options contradict each other or the data, before anything is trained.
@@ -74,6 +79,7 @@ class FineTuning:
         *,
         data_seed: int | None = None,
         validate: bool = False,
+        adapter: AdapterArguments | None = None,
     ):
         self.methods, self.model_args, self.args = methods, model_args, args
         seed = args.seed if data_seed is None else data_seed
@@ -91,10 +97,19 @@ class FineTuning:
                 args.without_validation()
             args.check_metric(data.task)
             methods.check(model_args, args)
-            self.model, self.processor = model_args.load(data)
+            if adapter is None:
+                self.model, self.processor = model_args.load(data)
+            else:
+                adapter.check(methods, model_args, args)
+                self.model, self.processor = adapter.load(model_args, data)
             self.inputs = self._inputs(data, data_args)
         methods.initialise(self.model, self.plain_batches, args, seed=seed)
+        if adapter is not None:
+            self.model = adapter.put_on(self.model, methods)
         self._trainer: TransferTrainer | None = None
+        self._dataset = data_facts(dataset, self.data, config=data_args.dataset_config_name)
+        self._told: list[str] = []
+        """Sentences for the model card on what was done with the weights beside training them."""
         set_seed(args.seed)
 
     def _inputs(self, data: TransferData, data_args: DataArguments) -> Inputs:
@@ -164,17 +179,29 @@ class FineTuning:
                 f"WiSE-FT mixes {chosen.alpha:.0%} of the fine-tuned weights with the start; validation {self.metric} "
                 f"of each share: {tried}"
             )
+            self._told = [f"WiSE-FT: {chosen.alpha:.0%} of the fine-tuned weights are mixed with those of the start."]
         scores = self._finish(trainer)
         if self.args.push_to_hub:
-            trainer.push_to_hub(tasks=self.data.task)
+            self._push(trainer)
         return scores
+
+    def _push(self, trainer: TransferTrainer) -> None:
+        push_result(trainer, tasks=self.data.task)
 
     def _finish(self, trainer: TransferTrainer) -> dict[str, float]:
         scores: dict[str, float] = {}
         for name, split in self.inputs.splits.items():
             scores |= score(trainer, split, name)
-        trainer.save_model()
+        trainer.facts = self._facts(scores)
+        trainer.save_model(_internal_call=True)  # without a push
+        write_run_card(trainer)
         return scores
+
+    def _facts(self, scores: Mapping[str, float]) -> RunFacts:
+        facts = RunFacts(task=self.data.task, inputs=list(self.data.input_columns), data=[self._dataset])
+        facts.strategy, facts.hyperparameters = self._told, changed_options(self.methods)
+        facts.add_scores(scores)
+        return facts
 
     def soup(self, folders: Sequence[str], kind: str, output_dir: str) -> dict[str, float]:
         """
@@ -201,6 +228,7 @@ class FineTuning:
             logger.info(f"The uniform soup is the mean of {len(folders)} models: {', '.join(folders)}")
             transfer_parameters(self.model, uniform_soup(folders), head=True)
         trainer.remove_callback(EarlyStoppingCallback)
+        self._told = [f"Its weights are the {kind} average of {len(folders)} such runs."]
         trainer.args.output_dir = output_dir
         if trainer.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from hf_transfer.attach import CHILD
 from hf_transfer.callbacks.selection import select_parameters
 
 
-__all__ = ["layer_decay_exponent", "learning_rates", "split_groups"]
+__all__ = ["layer_decay_exponent", "learning_rates", "lora_output_matrices", "split_groups"]
 
 
 def layer_decay_exponent(part: str, num_blocks: int) -> int:
@@ -31,6 +31,21 @@ def layer_decay_exponent(part: str, num_blocks: int) -> int:
     return 0
 
 
+def lora_output_matrices(names: Iterable[str]) -> list[str]:
+    """
+    Of parameter names, those of the matrices $B$ of LoRA's $B A x$, with a bias that PEFT put beside one.
+
+    The pair of an embedding is left out: its input has one entry that is not zero, so that neither matrix sums over
+    the width of the model, which is what LoRA+ makes up for. So is DoRA's magnitude, which is a scale and no factor.
+
+    Example:
+        >>> layer = "base_model.model.query"
+        >>> lora_output_matrices([f"{layer}.{word}.default.weight" for word in ("lora_A", "lora_B", "base_layer")])
+        ['base_model.model.query.lora_B.default.weight']
+    """
+    return [name for name in names if "lora_B" in name.split(".")]
+
+
 def learning_rates(
     model: nn.Module,
     anatomy: Anatomy,
@@ -40,6 +55,7 @@ def learning_rates(
     objective: float | None = None,
     layer_decay: float = 1.0,
     by_name: Mapping[str, float] | None = None,
+    lora_plus_ratio: float = 1.0,
 ) -> dict[str, float]:
     """
     The learning rate of every parameter of a model.
@@ -52,15 +68,23 @@ def learning_rates(
         objective (`float`, *optional*): rate of the objectives' parameters; by default that of the head.
         layer_decay (`float`, *optional*, defaults to 1.0): factor from each block to the one below it.
         by_name (`Mapping[str, float]`, *optional*): rates by part or name pattern; they win, the later over the
-        earlier.
+            earlier.
+        lora_plus_ratio (`float`, *optional*, defaults to 1.0): LoRA+, the factor (dimensionless) by which the matrices
+            $B$ of LoRA learn faster than they would by all else.
 
     Returns:
         `dict[str, float]`: rate by parameter name.
 
+    Deviations from the paper:
+        The code of LoRA+ gives its ratio to biases, norms and DoRA's magnitude too, and the adapters of embeddings a
+        fixed rate of 1e-6. Here all of them keep the rate of their part; `by_name={"*.lora_embedding_*": 1e-6}` sets
+        another.
+
     Raises:
-        ValueError: if a name in `by_name` matches no parameter.
+        ValueError: if a name in `by_name` matches no parameter, or there is no LoRA for the ratio.
 
     Paper: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", ACL 2018, https://huggingface.co/papers/1801.06146
+    Paper: Hayou et al., "LoRA+: Efficient Low Rank Adaptation of Large Models", ICML 2024, https://huggingface.co/papers/2402.12354
     """
     of_objectives = [name for name, _ in model.named_parameters() if name.startswith(f"{CHILD}.")]
     parts = {**anatomy.parts(), CHILD: of_objectives}
@@ -72,6 +96,15 @@ def learning_rates(
         rates.update(dict.fromkeys(names, by_part.get(part, rate)))
     for pattern, rate in (by_name or {}).items():
         rates.update(dict.fromkeys(select_parameters(parts, [pattern]), rate))
+    if lora_plus_ratio != 1:
+        matrices = lora_output_matrices(rates)
+        if not matrices:
+            raise ValueError(
+                f"`lora_plus_ratio={lora_plus_ratio}` for {type(model).__name__}, which has no LoRA: there is no "
+                "matrix B to learn faster, and the ratio would be ignored. Put one in with "
+                'add_adapter(model, "lora"), or leave the ratio at 1.0.'
+            )
+        rates.update((name, rates[name] * lora_plus_ratio) for name in matrices)
     return rates
 
 

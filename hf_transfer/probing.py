@@ -15,6 +15,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from hf_transfer.anatomy import anatomy
+from hf_transfer.compare.tables import markdown_table
 from hf_transfer.data.loading import TransferData
 from hf_transfer.data.subsets import stratified_split
 from hf_transfer.feature_arguments import FeatureArguments
@@ -22,6 +23,10 @@ from hf_transfer.features import Probe, fit_probe
 from hf_transfer.features.layers.layer_report import layer_report
 from hf_transfer.files import whole_file
 from hf_transfer.fine_tuning import HELD_OUT
+from hf_transfer.hub import push_result
+from hf_transfer.model_card.environment import device_name
+from hf_transfer.model_card.facts import RunFacts
+from hf_transfer.model_card.recipes import data_facts, write_run_card
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 from hf_transfer.trainer import TransferTrainer
 
@@ -99,6 +104,7 @@ class Probing:
             self.data: TransferData = data
             self.model, self.processor = model_args.load(data)
             self.kinds = self._kinds(options.probes)
+        self._dataset = data_facts(dataset, data, config=data_args.dataset_config_name)
         self.model.to(args.device)
         self.seconds: dict[str, float] = {}
 
@@ -161,9 +167,12 @@ class Probing:
         logger.info(_table(scores, chosen))
         probes[chosen].fold_into(self.model)
         results = self._results(chosen, probes[chosen], scores)
-        self._save(probes, results)
+        trainer = self._save(probes, results)
+        trainer.facts = self._facts(chosen, probes[chosen], scores)
+        write_run_card(trainer)
         if self.options.layers:
             self._layers()
+        push_result(trainer, tasks=self.data.task)
         return results
 
     def _fitted(self, kind: str, splits: Mapping[str, Dataset]) -> Probe:
@@ -201,18 +210,33 @@ class Probing:
             **{f"{name}_seconds": round(value, 3) for name, value in self.seconds.items()},
         }
 
-    def _save(self, probes: Mapping[str, Probe], results: Mapping[str, Any]) -> None:
+    def _facts(self, chosen: str, probe: Probe, scores: Mapping[str, Mapping[str, float]]) -> RunFacts:
+        facts = RunFacts(task=self.data.task, inputs=list(self.data.input_columns), data=[self._dataset])
+        strength = "" if probe.strength is None else f" (strength {probe.strength:.3g})"
+        facts.strategy = [
+            "The model stayed frozen. Its features were computed once, what its head is given, and a "
+            f"{chosen.replace('_', ' ')} probe{strength} was fitted on them and written into the head, with the "
+            "standardisation of the features.",
+        ]
+        facts.method, facts.seeds = chosen, [self.args.seed]
+        header, rows = _cells(scores, chosen)
+        named = [name.replace("eval_", "validation ").replace("_", " ") for name in header]
+        facts.comparison = markdown_table(named, rows) if len(scores) > 1 else None
+        facts.add_scores(scores[chosen])
+        facts.seconds, facts.device = sum(self.seconds.values()), device_name(self.args)
+        return facts
+
+    def _save(self, probes: Mapping[str, Probe], results: Mapping[str, Any]) -> TransferTrainer:
         folder = Path(str(self.args.output_dir))
-        self.args.without_validation()  # the Trainer saves and pushes, but trains nothing
+        self.args.without_validation()  # the Trainer saves, but trains nothing
         trainer = TransferTrainer(self.model, self.args, processing_class=self.processor)
         if trainer.is_world_process_zero():
             for kind, probe in probes.items():
                 probe.save(folder / "probes" / kind)
             with whole_file(folder / "all_results.json") as unfinished:
                 unfinished.write_text(json.dumps(results, indent=4), encoding="utf-8")
-        trainer.save_model()
-        if self.args.push_to_hub:
-            trainer.push_to_hub(tasks=self.data.task)
+        trainer.save_model(_internal_call=True)  # without a push
+        return trainer
 
     def _layers(self) -> None:
         """Which block transfers best, judged on the validation rows, else on the test rows."""
@@ -243,9 +267,13 @@ def _scores(probe: Probe, splits: Mapping[str, Dataset]) -> dict[str, float]:
 
 
 def _table(scores: Mapping[str, Mapping[str, float]], chosen: str) -> str:
+    return f"Probes on the features (bold: the one that becomes the head)\n{markdown_table(*_cells(scores, chosen))}"
+
+
+def _cells(scores: Mapping[str, Mapping[str, float]], chosen: str) -> tuple[list[str], list[list[str]]]:
     names = list(next(iter(scores.values())))
-    lines = [f"| probe | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    rows = []
     for kind, values in scores.items():
         shown = f"**{kind}**" if kind == chosen and len(scores) > 1 else kind
-        lines.append(f"| {shown} | {' | '.join(f'{values[name]:.4f}' for name in names)} |")
-    return "\n".join(["Probes on the features (bold: the one that becomes the head)", *lines])
+        rows.append([shown, *(f"{values[name]:.4f}" for name in names)])
+    return ["probe", *names], rows

@@ -18,7 +18,10 @@ import yaml
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.utils import logging as hf_logging
 
+from hf_transfer.arguments import TransferArguments
 from hf_transfer.files import whole_file
+from hf_transfer.hub.repository import check_push
+from hf_transfer.model_card.recipes import over_seeds
 from hf_transfer.repeats import repeats_table, summarise
 
 
@@ -58,7 +61,11 @@ def parse(script: str, *dataclass_types: Any) -> tuple[Any, ...]:
         usage="%(prog)s [--config FILE] [--option value ...]",
         formatter_class=_HelpFormatter,
     )
-    return parser.parse_args_into_dataclasses(words)
+    parsed = parser.parse_args_into_dataclasses(words)
+    for args in parsed:
+        if isinstance(args, TransferArguments):
+            args.recipe_options = [other for other in parsed if other is not args]
+    return parsed
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -103,12 +110,18 @@ def _words(settings: Mapping[str, Any], known: set[str], path: Path) -> list[str
     return words
 
 
-def prepare_run(args: TrainingArguments) -> None:
+def prepare_run(args: TrainingArguments, *, repo_type: str = "model") -> None:
     """
-    Make the library's own messages visible on the main process, and fail now if the results could not be written.
+    Make the library's own messages visible on the main process, and fail now if the results could not be written, or
+    not be pushed where `--push_to_hub` asks for it. A Hub that is out of reach is a warning only.
+
+    Args:
+        args (`TrainingArguments`): of the run.
+        repo_type (`str`, *optional*, defaults to `"model"`): what is pushed, or `"dataset"`.
 
     Raises:
-        PermissionError: if the output folder cannot be made or written to.
+        PermissionError: if the output folder cannot be made or written to, or the Hub refuses the repository.
+        ValueError: if the repository has no name that it can have.
     """
     logger = logging.getLogger("hf_transfer")
     if not logger.handlers:
@@ -123,6 +136,8 @@ def prepare_run(args: TrainingArguments) -> None:
             f"`--output_dir {args.output_dir}` cannot be written to ({error.strerror}): the trained model would be "
             "lost. Name a folder of your own."
         ) from error
+    if args.push_to_hub:
+        check_push(args, repo_type=repo_type)
 
 
 def score(trainer: Trainer, dataset: Any, prefix: str) -> dict[str, float]:
@@ -173,3 +188,4 @@ def save_summary(
         logger.info(f"The soup: {', '.join(f'{name} {value:.4f}' for name, value in averaged.items())}")
     with whole_file(Path(str(args.output_dir)) / "all_results.json") as unfinished:
         unfinished.write_text(json.dumps(summary | averaged, indent=4), encoding="utf-8")
+    over_seeds(str(args.output_dir), finite)

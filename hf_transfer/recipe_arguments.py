@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import logging
 from typing_extensions import Self
 
 from hf_transfer.arguments import TransferArguments
@@ -24,7 +25,9 @@ from hf_transfer.models import load_model, new_model
 NEW_HEAD_LR = 3e-3
 """Learning rate of a head that starts from random weights."""
 
-__all__ = ["NEW_HEAD_LR", "DataArguments", "LoopArguments", "ModelArguments"]
+logger = logging.get_logger(__name__)
+
+__all__ = ["NEW_HEAD_LR", "DataArguments", "LoopArguments", "ModelArguments", "RunArguments"]
 
 
 @dataclass(repr=False)
@@ -94,6 +97,49 @@ class LoopArguments(TransferArguments):
         """Train to the end: there is nothing to choose an epoch by."""
         self.load_best_model_at_end = False
         self.eval_strategy = IntervalStrategy.NO
+
+
+@dataclass
+class RunArguments:
+    """Which data, and how often."""
+
+    _argument_group_name = "the recipe"  # a heading of --help
+
+    dataset_name: str = field(metadata={"help": "Hub id, folder or file of the data; embedded:digits for a try."})
+    seeds: int = field(
+        default=1,
+        metadata={"help": "Repeat with this many seeds from --seed on, each with rows and a head of its own."},
+    )
+    lr_find: bool = field(
+        default=False,
+        metadata={
+            "help": "Set --learning_rate by a range test, and the other rates in proportion; leaves lr_find.png and "
+            "lr_find.yaml."
+        },
+    )
+
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise ValueError(f"`--seeds {self.seeds}` trains nothing. Give 1 or more.")
+
+    def check(self, args: LoopArguments) -> None:
+        """Refuse what several runs cannot share."""
+        for option in ("push_to_hub", "resume_from_checkpoint"):
+            if self.seeds > 1 and getattr(args, option):
+                raise ValueError(
+                    f"`--{option}` with `--seeds {self.seeds}`: there is a model for each seed, and it is not said "
+                    "which is meant. Run the one seed alone, with `--seed` and its folder as `--output_dir`."
+                )
+
+    def each_seed(self, args: LoopArguments) -> Iterator[tuple[int, LoopArguments]]:
+        """Every seed from that of `args` on, with the loop for its run: where there are several, in its own folder."""
+        if self.seeds == 1:
+            yield args.seed, args
+            return
+        for number in range(self.seeds):
+            own = args.at_seed(args.seed + number)
+            logger.info(f"Seed {own.seed}, {number + 1} of {self.seeds}, in {own.output_dir}")
+            yield own.seed, own
 
 
 @dataclass

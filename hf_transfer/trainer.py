@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from typing_extensions import Unpack
 
@@ -20,6 +20,12 @@ from hf_transfer.callbacks import adapt_batch_norm, batch_norm, freezer, overrid
 from hf_transfer.callbacks.average_teacher import average_teacher_callbacks
 from hf_transfer.callbacks.domain_health import DomainHealth
 from hf_transfer.callbacks.progress import TrackProgress
+from hf_transfer.callbacks.rank_allocation import (
+    load_allocation,
+    rank_allocation_callbacks,
+    save_allocation,
+    whole_matrices,
+)
 from hf_transfer.callbacks.target_validation import TargetValidation
 from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
 from hf_transfer.checkpoint import (
@@ -34,7 +40,10 @@ from hf_transfer.data.sampling import SetSamplerEpoch, domain_sampler
 from hf_transfer.frozen_prefix.rows import ROW
 from hf_transfer.frozen_prefix.support import PrefixSupport
 from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
+from hf_transfer.hub.trainer import PushingTrainer
 from hf_transfer.lr_schedules import check_phases
+from hf_transfer.model_card.facts import RunFacts
+from hf_transfer.model_card.trainer_card import create_card
 from hf_transfer.objective import Objective, Objectives
 from hf_transfer.optim import learning_rates, split_groups
 from hf_transfer.sample_weights import has_sample_weight
@@ -46,7 +55,7 @@ if TYPE_CHECKING:
     from hf_transfer.trainer_kwargs import TrainerKwargs
 
 
-class TransferTrainer(Trainer):
+class TransferTrainer(PushingTrainer):
     """
     A `Trainer` that trains a model with objectives, a learning rate for each part and mixed domains.
 
@@ -81,6 +90,8 @@ class TransferTrainer(Trainer):
         **kwargs: Unpack[TrainerKwargs],
     ):
         self._objectives = list(objectives)
+        self.facts = RunFacts()
+        """What the model card is to say beside what can be read off the trainer: data, scores, baselines, notes."""
         self._weighted = has_sample_weight(kwargs.get("train_dataset"))
         self.attachment: Attachment | None = None
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
@@ -96,6 +107,9 @@ class TransferTrainer(Trainer):
             # is False, and no callback is called in time to change it.
             args.ddp_find_unused_parameters = True
         super().__init__(model, args, **{**kwargs, "callbacks": [TrackProgress(), SetSamplerEpoch(), *callbacks]})
+        # First, so that what averages the weights sees them masked.
+        callbacks = self.callback_handler.callbacks
+        callbacks[:0] = rank_allocation_callbacks(cast(nn.Module, self.model), callbacks)
         self._introduce_callbacks()
         # Every term is a micro-batch mean, to be divided once by the accumulation steps, in `training_step`.
         self.model_accepts_loss_kwargs = False
@@ -269,14 +283,34 @@ class TransferTrainer(Trainer):
         if in_checkpoint and output_dir is not None:
             save_objectives(self.objectives, Path(output_dir))
             save_statistics(cast(nn.Module, self.model), Path(output_dir))
+            save_allocation(self.model, Path(output_dir))
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write README.md into the output folder, filled from the run and from `facts`; see [`write_card`]."""
+        create_card(
+            self, language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with whole_matrices(self.model if model is None else model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         if not self.is_fsdp_enabled:
             self._load_beside(cast(nn.Module, self.model if model is None else model), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
+        with whole_matrices(self.model):
+            super()._load_best_model()
         if not self.is_fsdp_enabled and self.state.best_model_checkpoint is not None:
             self._load_beside(cast(nn.Module, self.model), Path(self.state.best_model_checkpoint))
 
@@ -285,3 +319,4 @@ class TransferTrainer(Trainer):
         load_renamed_weights(model, folder)
         load_statistics(model, folder)
         load_objectives(self.objectives, folder)
+        load_allocation(model, folder)

@@ -13,13 +13,15 @@ student is cut out of the teacher (`--student_blocks`), pretrained (`--student_n
 It leaves comparison.md (scores of teacher, student alone and student by every method, the difference that the teacher
 makes; parameters, size, latency and throughput), all_results.json, distillation.png, and the student that validates
 best, which opens with `AutoModelFor...from_pretrained` and `pipeline()`. Every finished run is in results.json: a
-comparison that was interrupted goes on there, one that gets more methods or seeds too.
+comparison that was interrupted goes on there, one that gets more methods or seeds too. `--adapter lora` trains an
+adapter of a pretrained student, in place of the student.
 
 `--loss mine.yaml` composes a loss of one's own, a method a line: `kd: {temperature: 4.0}`, `hint: 0.5`.
 """
 
 from __future__ import annotations
 
+from hf_transfer.adapter_arguments import AdapterOptions
 from hf_transfer.distillation.arguments import DistillationArguments, DistillationLoopArguments
 from hf_transfer.distillation.closing import close
 from hf_transfer.distillation.comparison import Comparison
@@ -29,9 +31,11 @@ from hf_transfer.recipe_arguments import DataArguments
 
 def main() -> None:
     """Get the teacher ready, train every student, compare, save."""
-    recipe, data, args = parse(__file__, DistillationArguments, DataArguments, DistillationLoopArguments)
+    recipe, adapter, data, args = parse(
+        __file__, DistillationArguments, AdapterOptions, DataArguments, DistillationLoopArguments
+    )
     prepare_run(args)
-    comparison = Comparison(recipe, data, args)
+    comparison = Comparison(recipe, data, args, adapter=adapter)
     comparison.run()
     close(comparison)
 

@@ -12,12 +12,14 @@ regret), all_results.json, methods.png, features.png, and the model of the run t
 run is in results.json: a comparison that was interrupted goes on there, one that gets more methods or seeds too.
 
 Labels of a target, where it has any, are used for the final scores only: not for training, nor to choose, unless
-`target_oracle` or `oracle` is named. `--loss mine.yaml` composes a loss of one's own, a method a line: `mcc: 0.5`, or
-with options `cdan: {weight: 1.0, entropy_conditioning: true}`.
+`target_oracle` or `oracle` is named. `--adapter lora` trains an adapter in every run, in place of the model.
+`--loss mine.yaml` composes a loss of one's own, a method a line: `mcc: 0.5`, or with options
+`cdan: {weight: 1.0, entropy_conditioning: true}`.
 """
 
 from __future__ import annotations
 
+from hf_transfer.adapter_arguments import AdapterOptions
 from hf_transfer.domain_adaptation.arguments import AdaptationLoopArguments, DomainArguments
 from hf_transfer.domain_adaptation.closing import close
 from hf_transfer.domain_adaptation.comparison import Comparison
@@ -27,11 +29,11 @@ from hf_transfer.recipe_arguments import DataArguments, ModelArguments
 
 def main() -> None:
     """Train every method with every seed, compare, choose, save."""
-    recipe, model, data, args = parse(
-        __file__, DomainArguments, ModelArguments, DataArguments, AdaptationLoopArguments
+    recipe, adapter, model, data, args = parse(
+        __file__, DomainArguments, AdapterOptions, ModelArguments, DataArguments, AdaptationLoopArguments
     )
     prepare_run(args)
-    comparison = Comparison(recipe, model, data, args)
+    comparison = Comparison(recipe, model, data, args, adapter=adapter)
     comparison.run()
     close(comparison)
 

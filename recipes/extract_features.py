@@ -38,7 +38,7 @@ def main() -> None:
     recipe, features, model, data, args = parse(
         __file__, ExtractionArguments, FeatureArguments, ModelArguments, DataArguments, LoopArguments
     )
-    prepare_run(args)
+    prepare_run(args, repo_type="dataset")
     write_features(recipe.dataset_name, recipe.taps, features, model, data, args)
 
 

@@ -16,28 +16,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from transformers.utils import logging
-
 from hf_transfer.fine_tuning import FineTuning, find_settings
 from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.recipe import parse, prepare_run, save_summary
-from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
-
-
-logger = logging.get_logger("hf_transfer.recipes.finetune")
+from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments, RunArguments
 
 
 @dataclass
-class FineTuningArguments:
-    """Which data, and how often."""
+class FineTuningArguments(RunArguments):
+    """Which data, how often, and what is found first."""
 
-    _argument_group_name = "the recipe"  # a heading of --help
-
-    dataset_name: str = field(metadata={"help": "Hub id, folder or file of the data; embedded:digits for a try."})
-    seeds: int = field(
-        default=1,
-        metadata={"help": "Repeat with this many seeds from --seed on, each with rows and a head of its own."},
-    )
     soup: str = field(
         default="none",
         metadata={
@@ -45,13 +33,6 @@ class FineTuningArguments:
             "rows by --metric_for_best_model (greedy). All seeds then share rows and start, and differ in order and "
             "dropout.",
             "choices": ["none", "uniform", "greedy"],
-        },
-    )
-    lr_find: bool = field(
-        default=False,
-        metadata={
-            "help": "Set --learning_rate by a range test, and the other rates in proportion; leaves lr_find.png and "
-            "lr_find.yaml."
         },
     )
     search: int = field(
@@ -64,8 +45,7 @@ class FineTuningArguments:
     )
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"`--seeds {self.seeds}` trains nothing. Give 1 or more.")
+        super().__post_init__()
         if self.search < 0:
             raise ValueError(f"`--search {self.search}` is no number of settings to try. Give 0 for none, or more.")
         if self.soup != "none" and self.seeds < 2:
@@ -73,15 +53,6 @@ class FineTuningArguments:
                 f"`--soup {self.soup}` with `--seeds {self.seeds}`: there is one model, and nothing to average. Give "
                 "2 seeds or more."
             )
-
-    def check(self, args: LoopArguments) -> None:
-        """Refuse what several runs cannot share."""
-        for option in ("push_to_hub", "resume_from_checkpoint"):
-            if self.seeds > 1 and getattr(args, option):
-                raise ValueError(
-                    f"`--{option}` with `--seeds {self.seeds}`: there is a model for each seed, and it is not said "
-                    "which is meant. Run the one seed alone, with `--seed` and its folder as `--output_dir`."
-                )
 
 
 def main() -> None:
@@ -96,10 +67,7 @@ def main() -> None:
     scores: dict[int, dict[str, float]] = {}
     folders: list[str] = []
     soup: dict[str, float] = {}
-    for seed in range(args.seed, args.seed + recipe.seeds):
-        own = args if recipe.seeds == 1 else args.at_seed(seed)
-        if recipe.seeds > 1:
-            logger.info(f"Seed {seed}, {len(folders) + 1} of {recipe.seeds}, in {own.output_dir}")
+    for seed, own in recipe.each_seed(args):
         run = FineTuning(
             recipe.dataset_name,
             methods,

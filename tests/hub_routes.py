@@ -186,7 +186,13 @@ def lfs_batch(hub: HubServer, ask: Ask) -> Reply:
     verify = {"href": f"{hub.url}{ask.path.removesuffix('batch')}verify", "header": {}}
     objects = []
     for item in ask.json["objects"]:
-        actions = {"upload": {"href": f"{hub.storage_url}/storage/{item['oid']}", "header": {}}, "verify": verify}
+        place, size = f"{hub.storage_url}/storage/{item['oid']}", hub.part_size
+        sending: dict[str, Any] = {"href": place, "header": {}}
+        if size is not None and item["size"] > size:
+            numbers = range(1, -(-item["size"] // size) + 1)
+            header = {"chunk_size": str(size), **{str(number): f"{place}/{number}" for number in numbers}}
+            sending = {"href": f"{hub.url}/api/complete/{item['oid']}", "header": header}
+        actions = {"upload": sending, "verify": verify}
         objects.append({**item, **({} if item["oid"] in hub.storage else {"actions": actions})})
     return reply({"transfer": "basic", "objects": objects})
 
@@ -203,6 +209,23 @@ def upload(hub: HubServer, ask: Ask) -> Reply:
         raise Refused(400, "The content does not have the sha256 of its address")
     hub.storage[ask.groups["oid"]] = ask.body
     return Reply()
+
+
+def upload_part(hub: HubServer, ask: Ask) -> Reply:
+    hub.parts.setdefault(ask.groups["oid"], {})[int(ask.groups["part"])] = ask.body
+    return Reply(headers={"ETag": hashlib.md5(ask.body).hexdigest()})
+
+
+def complete(hub: HubServer, ask: Ask) -> Reply:
+    """Join the parts of an object; each is named by its number and the ETag that its upload was answered with."""
+    oid, parts = ask.groups["oid"], hub.parts.pop(ask.groups["oid"], {})
+    named = {part["partNumber"]: part["etag"] for part in ask.json["parts"]}
+    content = b"".join(parts[number] for number in sorted(parts))
+    same = named == {number: hashlib.md5(part).hexdigest() for number, part in parts.items()}
+    if not same or hashlib.sha256(content).hexdigest() != oid:
+        raise Refused(400, "The parts do not make the object")
+    hub.storage[oid] = content
+    return reply({})
 
 
 def download(hub: HubServer, ask: Ask) -> Reply:
@@ -294,6 +317,8 @@ ROUTES: list[tuple[str, str, Route]] = [
     ("POST", rf"{WEB}\.git/info/lfs/objects/batch", lfs_batch),
     ("POST", rf"{WEB}\.git/info/lfs/objects/verify", lfs_verify),
     ("PUT", OBJECT, upload),
+    ("PUT", rf"{OBJECT}/(?P<part>\d+)", upload_part),
+    ("POST", OBJECT.replace("storage", "api/complete"), complete),
     ("GET HEAD", OBJECT, download),
     ("GET HEAD", rf"{WEB}/resolve/{REVISION}/(?P<path>.+)", resolve),
 ]

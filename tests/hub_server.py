@@ -11,7 +11,8 @@ Content is in memory, and every commit keeps its files. LFS objects lie on a sto
 as on the Hub, so that a client which sends its token there shows in `hub.requests`. `hub.fail` and `hub.cut` break
 the next requests of a route.
 
-What is not: Xet (never announced), multipart uploads, pull requests, `.gitignore`, gated repositories, web pages.
+With `hub.part_size` objects above it are uploaded in parts. What is not there: Xet (never announced), pull requests,
+`.gitignore`, gated repositories, web pages.
 A repository belongs to the user it is named after; a private one does not exist for anybody else.
 """
 
@@ -38,6 +39,8 @@ from tests.hub_routes import Route, find_route
 TOKEN = "hf_dummyTokenOfTheTests"
 CUT = 0
 """Stands for a cut connection among the statuses of the faults."""
+LOST = -1
+"""Stands for a request that is carried out and not answered."""
 
 
 class HubServer:
@@ -50,7 +53,10 @@ class HubServer:
         self.storage: dict[str, bytes] = {}
         self.requests: list[Ask] = []
         self.lock = threading.RLock()
-        self._faults: dict[str, list[int]] = {}
+        self.part_size: int | None = None
+        """Bytes of a part, where larger objects are to be uploaded in parts."""
+        self.parts: dict[str, dict[int, bytes]] = {}
+        self._faults: dict[str, list[tuple[int, dict[str, str]]]] = {}
 
     def __enter__(self) -> HubServer:
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -79,15 +85,24 @@ class HubServer:
     def routes(self) -> list[str]:
         return [ask.route for ask in self.requests]
 
-    def fail(self, route: str, status: int = 503, *, times: int = 1) -> None:
-        """Answer the next requests of a route with an error."""
-        self._faults.setdefault(route, []).extend(times * [status])
+    def fail(self, route: str, status: int = 503, *, times: int = 1, retry_after: int | None = None) -> None:
+        """Answer the next requests of a route with an error, and the seconds to wait before the next if given."""
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        self._faults.setdefault(route, []).extend(times * [(status, headers)])
+
+    def mend(self) -> None:
+        """Forget the faults that are left."""
+        self._faults.clear()
+
+    def lose_answer(self, route: str) -> None:
+        """Carry the next request of a route out, and close the connection instead of answering."""
+        self._faults.setdefault(route, []).append((LOST, {}))
 
     def cut(self, route: str, *, times: int = 1) -> None:
         """Close the connection in the middle of the body: of the request where it has one, else of the answer."""
-        self._faults.setdefault(route, []).extend(times * [CUT])
+        self._faults.setdefault(route, []).extend(times * [(CUT, {})])
 
-    def expect(self, ask: Ask) -> int | None:
+    def expect(self, ask: Ask) -> tuple[int, dict[str, str]] | None:
         """Note a request and take the fault that awaits it."""
         with self.lock:
             self.requests.append(ask)
@@ -149,12 +164,14 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         route, groups = find_route(self.command, path)
         ask = Ask(route.__name__, self.command, path, groups, parse_qs(query), self.headers)
-        fault = self.hub.expect(ask)
+        fault, headers = self.hub.expect(ask) or (None, {})
         if fault == CUT and length:
             self.rfile.read(length // 2)
             return
         ask.body = self.rfile.read(length)
-        answer = self._answer(route, ask, fault)
+        answer = self._answer(route, ask, fault, headers)
+        if fault == LOST:
+            return
         self.send_response(answer.status)
         for key, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
             self.send_header(key, value)
@@ -162,10 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(answer.body[: len(answer.body) // 2] if fault == CUT else answer.body)
 
-    def _answer(self, route: Route, ask: Ask, fault: int | None) -> Reply:
+    def _answer(self, route: Route, ask: Ask, fault: int | None, headers: dict[str, str]) -> Reply:
         try:
-            if fault:
-                raise Refused(fault, "Broken by the test")
+            if fault and fault != LOST:
+                raise Refused(fault, "Broken by the test", **headers)
             with self.hub.lock:
                 return route(self.hub, ask)
         except Refused as refused:

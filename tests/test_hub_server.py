@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import get_session, http_backoff
 
+from tests.hub_repository import File
 from tests.hub_server import HubServer
 
 
@@ -357,6 +358,53 @@ def test_push_after_a_refused_commit_uploads_nothing_twice(hub, api, folder):
     api.upload_folder(repo_id="user/x", folder_path=folder)
     assert hub.files("user/x").items() >= MODEL.items()
     assert hub.routes().count("upload") == 1
+
+
+def test_large_objects_go_in_parts(hub, api, folder):
+    hub.part_size = 40_000
+    api.create_repo("user/x")
+    hub.fail("upload_part", 500)  # a part is sent again, not the whole
+    api.upload_folder(repo_id="user/x", folder_path=folder)
+    assert hub.routes().count("upload_part") == 4 and hub.routes().count("complete") == 1
+    assert "upload" not in hub.routes() and not hub.parts
+    assert hub.files("user/x")["model.safetensors"] == WEIGHTS
+
+
+def test_parts_that_do_not_make_the_object_are_refused(hub):
+    place = f"{hub.storage_url}/storage/{hashlib.sha256(WEIGHTS).hexdigest()}"
+    etag = raw(hub, "PUT", f"{place}/1", content=WEIGHTS[:10]).headers["ETag"]
+    complete = place.replace(f"{hub.storage_url}/storage", "/api/complete")
+    answer = raw(hub, "POST", complete, json={"parts": [{"partNumber": 1, "etag": etag}]})
+    assert answer.status_code == 400 and not hub.storage
+
+
+def test_busy_hub_says_when_to_ask_again(hub, api, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    api.create_repo("user/x")
+    hub.fail("preupload", 429, retry_after=7)
+    api.upload_file(repo_id="user/x", path_or_fileobj=b"1", path_in_repo="a.txt")
+    assert waits == [8.0]  # the client adds a second
+
+
+def test_answer_that_is_lost_leaves_the_commit(hub, api):
+    api.create_repo("user/x")
+    hub.lose_answer("commit")
+    with pytest.raises(Exception, match="disconnected"):
+        api.upload_file(repo_id="user/x", path_or_fileobj=b"1", path_in_repo="a.txt")
+    assert hub.files("user/x")["a.txt"] == b"1"
+
+
+def test_faults_can_be_taken_back(hub, api):
+    hub.fail("whoami", 500)
+    hub.mend()
+    assert api.whoami()["name"] == "user"
+
+
+def test_planted_names_are_listed_as_they_are(hub, api):
+    api.create_repo("user/x")
+    hub.repository("user/x").commit("main", {"../evil.py": File(b"1"), "/abs": File(b"2")}, "planted")
+    assert set(api.list_repo_files("user/x")) == {"../evil.py", "/abs"}
 
 
 # --- inside and outside the context

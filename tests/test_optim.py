@@ -7,10 +7,12 @@ from typing import cast
 import pytest
 import torch
 from torch import nn
+from transformers import TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from hf_transfer import DomainAdversarial, TransferTrainer, anatomy, attach
 from hf_transfer.attach import CHILD
+from hf_transfer.lr_find import lr_find
 from hf_transfer.optim import layer_decay_exponent, learning_rates, split_groups
 from tests import models
 from tests.test_trainer import arguments, labelled
@@ -73,6 +75,97 @@ def test_a_name_that_matches_nothing_is_refused():
     model = models.tiny_bert()
     with pytest.raises(ValueError, match="`block.9` is no range of blocks of this model"):
         learning_rates(model, anatomy(model), base=0.1, by_name={"block.9": 0.1})
+
+
+# --- LoRA+
+
+
+def lora_with_an_embedding(**options) -> nn.Module:
+    return models.lora(models.tiny_bert(), ["query", "word_embeddings"], "classifier", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"bias": "all"}], ids=["lora", "dora", "biases"])
+def test_lora_plus_gives_the_matrices_the_rates_of_peft(options):
+    from peft.optimizers import create_loraplus_optimizer
+
+    model = lora_with_an_embedding(**options)
+    theirs = groups_by_name(
+        create_loraplus_optimizer(model, torch.optim.AdamW, lr=0.01, loraplus_lr_ratio=16.0), model
+    )
+    ours = learning_rates(model, anatomy(model), base=0.01, lora_plus_ratio=16.0)
+    different = {name for name, (group,) in theirs.items() if group["lr"] != pytest.approx(ours[name])}
+    # what the docstring says is done otherwise: embeddings, and vectors that are no factor of LoRA
+    vectors = {name for name in theirs if model.get_parameter(name).dim() == 1}
+    assert different == {name for name in theirs if "lora_embedding" in name} | vectors
+    assert {ours[name] for name in different} == {0.01}
+    factors = {name: rate for name, rate in ours.items() if ".lora_" in name and "embedding" not in name}
+    for name, rate in factors.items():
+        assert rate == pytest.approx(0.16 if ".lora_B." in name else 0.01), name
+
+
+def test_lora_plus_multiplies_what_all_other_options_give():
+    model = lora_with_an_embedding()
+    by_name = {"block.2": 0.5, "*.1.*.lora_A.*": 0.7, "*.lora_embedding_*": 1e-6}
+    options = {"base": 0.1, "head": 0.3, "layer_decay": 0.5, "by_name": by_name}
+    plain = learning_rates(model, anatomy(model), **options)
+    plus = learning_rates(model, anatomy(model), lora_plus_ratio=4.0, **options)
+    assert plain.keys() == plus.keys()
+    ratios = {name: plus[name] / plain[name] for name in plain}
+    assert {name for name, ratio in ratios.items() if ratio == 4.0} == {name for name in plain if ".lora_B." in name}
+    assert set(ratios.values()) == {1.0, 4.0}
+    prefix = "base_model.model.bert.encoder.layer."
+    suffix = ".attention.self.query.lora_B.default.weight"
+    assert [plus[f"{prefix}{block}{suffix}"] for block in range(3)] == [4 * 0.1 * 0.5**3, 4 * 0.1 * 0.5**2, 4 * 0.5]
+
+
+def test_lora_plus_without_lora_is_refused():
+    model = models.tiny_bert()
+    with pytest.raises(ValueError, match="`lora_plus_ratio=16` for BertForSequenceClassification, which has no LoRA"):
+        learning_rates(model, anatomy(model), base=0.1, lora_plus_ratio=16)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_ratio_that_is_none_is_refused(tmp_path, ratio):
+    with pytest.raises(ValueError, match="no factor on a learning rate.*Give a positive number such as 16"):
+        arguments(tmp_path, lora_plus_ratio=ratio)
+
+
+@pytest.mark.parametrize("schedule", [{}, {"lr_schedule": "one_cycle"}, {"lr_schedule": "slanted_triangular"}])
+def test_lora_plus_holds_the_ratio_all_through_a_run(tmp_path, schedule):
+    rates: list[dict[str, float]] = []
+
+    class Note(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
+            found = groups_by_name(optimizer, model)
+            rates.append({name: group["lr"] for name, (group,) in found.items()})
+
+    model = lora_with_an_embedding()
+    args = arguments(tmp_path, lora_plus_ratio=16.0, head_lr=0.05, **schedule)
+    TransferTrainer(model, args, train_dataset=labelled(), callbacks=[Note()]).train()
+    assert len(rates) == 4 and len(
+        {rate["base_model.model.classifier.modules_to_save.default.bias"] for rate in rates}
+    )
+    for at_step in rates:
+        for name, rate in at_step.items():
+            if ".lora_B." in name:
+                assert rate == pytest.approx(16 * at_step[name.replace("lora_B", "lora_A")])
+
+
+def test_lr_find_keeps_the_ratio(tmp_path):
+    model = lora_with_an_embedding()
+    trainer = TransferTrainer(model, arguments(tmp_path, lora_plus_ratio=16.0), train_dataset=labelled())
+    swept: list[set[float]] = []
+    step = torch.optim.AdamW.step
+
+    def noting(self, closure=None):
+        largest = max(group["lr"] for group in self.param_groups)
+        swept.append({round(largest / group["lr"], 6) for group in self.param_groups})
+        return step(self, closure)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", noting)
+        lr_find(trainer, start=1e-6, end=1e-3, steps=3)
+    assert swept == [{1.0, 16.0}] * 3
 
 
 # --- groups

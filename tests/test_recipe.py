@@ -152,7 +152,7 @@ def test_messages_are_shown_once_and_on_the_main_process_only(tmp_path, package_
     prepare_run(arguments(tmp_path))
     prepare_run(arguments(tmp_path))
     assert len(package_logger.handlers) == 1 and package_logger.level == logging.INFO
-    other_rank = SimpleNamespace(should_log=False, output_dir=str(tmp_path))
+    other_rank = SimpleNamespace(should_log=False, output_dir=str(tmp_path), push_to_hub=False)
     prepare_run(cast(TrainingArguments, other_rank))
     assert package_logger.level == logging.WARNING
 

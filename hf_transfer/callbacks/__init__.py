@@ -9,6 +9,7 @@ from hf_transfer.callbacks.gradual import GradualUnfreezing
 from hf_transfer.callbacks.mixout import Mixout
 from hf_transfer.callbacks.phases import Phase, Plateau
 from hf_transfer.callbacks.progress import TrackProgress
+from hf_transfer.callbacks.rank_allocation import AllocateRanks
 from hf_transfer.callbacks.stochastic_normalization import StochNorm
 from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
 from hf_transfer.callbacks.weight_average import ExponentialMovingAverage
@@ -16,6 +17,7 @@ from hf_transfer.callbacks.weight_average import ExponentialMovingAverage
 
 __all__ = [
     "AdaptBatchNorm",
+    "AllocateRanks",
     "ExponentialMovingAverage",
     "FreezeBackbone",
     "FreezeBatchNorm",

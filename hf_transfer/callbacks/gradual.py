@@ -11,6 +11,10 @@ from hf_transfer.callbacks.selection import describe_parts
 from hf_transfer.callbacks.unfreezing import UnfreezingSchedule
 
 
+_COPY = ".modules_to_save."
+"""In the names of what PEFT trains in full."""
+
+
 class GradualUnfreezing(UnfreezingSchedule):
     r"""
     Gradual unfreezing (ULMFiT): train the head first, then thaw the blocks in equal groups, one group per stage.
@@ -19,9 +23,14 @@ class GradualUnfreezing(UnfreezingSchedule):
     the blocks up to number $\operatorname{round}(B (s - 1) / (S - 1))$, counted from the top or from the bottom; the
     last stage trains everything. Embeddings thaw last from the top, and first from the bottom.
 
+    Adapters of PEFT thaw with the part they are in, or with `first="adapters"` train from the start wherever they are.
+    Only blocks that PEFT trains copies of are then counted: `add_adapter(model, "lora", train_blocks=2)` makes them.
+
     Args:
         stages (`int`, *optional*, defaults to 4):
             Number $S$ of stages, from 2 to one more than the number of blocks (where every block has its own stage).
+        first (`str`, *optional*, defaults to `"head"`):
+            What trains in the first stage and ever after: `"head"`, or `"adapters"` for head and all adapters.
         order (`str`, *optional*, defaults to `"top_down"`):
             `"top_down"` thaws the block next to the head first, as in the paper; `"bottom_up"` the one next to the
             input.
@@ -57,6 +66,7 @@ class GradualUnfreezing(UnfreezingSchedule):
         self,
         stages: int = 4,
         *,
+        first: Literal["head", "adapters"] = "head",
         order: Literal["top_down", "bottom_up"] = "top_down",
         fractions: Sequence[float] | None = None,
         every: float | None = None,
@@ -69,6 +79,11 @@ class GradualUnfreezing(UnfreezingSchedule):
             raise ValueError(
                 f"order={order!r} is unknown - it says which blocks thaw first - use 'top_down' (those next to the "
                 "head) or 'bottom_up' (those next to the input)."
+            )
+        if first not in ("head", "adapters"):
+            raise ValueError(
+                f"first={first!r} is unknown - it says what trains before any block thaws - use 'head', or 'adapters' "
+                "for the head and all adapters of PEFT."
             )
         if stages < 2:
             raise ValueError(
@@ -88,6 +103,7 @@ class GradualUnfreezing(UnfreezingSchedule):
             entries = [{"fraction": stage / stages} for stage in range(stages)]
         decay = {} if lr_decay == 1.0 else {"lr_scale": lr_decay}
         self.stages = stages
+        self.first = first
         self.order = order
         # What trains depends on the model; the entry points can be checked before there is one.
         super().__init__(
@@ -107,19 +123,31 @@ class GradualUnfreezing(UnfreezingSchedule):
                 "GradualUnfreezing was asked for its phases without a model - what thaws when depends on the model's "
                 "number of blocks - pass it: to_yaml(model)."
             )
-        count = sum(part.startswith("block.") for part in parts)
+        blocks = [part for part in parts if part.startswith("block.")]
+        if self.first == "adapters":
+            blocks = [part for part in blocks if any(_COPY in name for name in parts[part])]
+            if not blocks:
+                raise ValueError(
+                    'first="adapters" leaves nothing to thaw later - no block of the model has more to train than its '
+                    'adapters - add_adapter(model, "lora", train_blocks=2) makes copies of the two top blocks; to '
+                    "train adapters alone, leave the schedule out."
+                )
+        count = len(blocks)
         steps = self.stages - 1
         if steps > count:
+            seen = describe_parts(parts) if self.first == "head" else f"only {describe_parts(blocks)} to thaw"
             raise ValueError(
-                f"stages={self.stages} needs {steps} groups of blocks, but the model has {describe_parts(parts)} - a "
-                f"stage that thaws nothing is a mistake - use stages <= {count + 1}."
+                f"stages={self.stages} needs {steps} groups of blocks, but the model has {seen} - a stage that thaws "
+                f"nothing is a mistake - use stages <= {count + 1}."
             )
         phases = []
         for stage, phase in enumerate(self.phases):
             thawed = round(count * stage / steps)
             train = [part for part in ("head", "neck") if parts.get(part)]
+            train += ["adapters"] if self.first == "adapters" else []
             if thawed:
-                first, last = (count - thawed, count - 1) if self.order == "top_down" else (0, thawed - 1)
+                group = blocks[count - thawed :] if self.order == "top_down" else blocks[:thawed]
+                first, last = group[0].removeprefix("block."), group[-1].removeprefix("block.")
                 train.append(f"block.{first}" if first == last else f"block.{first}-{last}")
             if parts.get("embeddings") and (stage == steps if self.order == "top_down" else stage > 0):
                 train.append("embeddings")
@@ -127,4 +155,5 @@ class GradualUnfreezing(UnfreezingSchedule):
         return tuple(phases)
 
     def __str__(self) -> str:
-        return f"GradualUnfreezing(stages={self.stages}, order={self.order!r})"
+        first = "" if self.first == "head" else f", first={self.first!r}"
+        return f"GradualUnfreezing(stages={self.stages}, order={self.order!r}{first})"

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 _BLOCKS = re.compile(r"block\.(-?\d+)(?:-(-?\d+))?")
 _ALWAYS_KNOWN = ("embeddings", "neck", "head")
+_BASE, _PROMPT = ".base_layer.", "prompt_encoder."
 
 
 def select_parameters(
@@ -18,8 +19,9 @@ def select_parameters(
     Names of the parameters that a list of patterns selects: the one pattern language of schedules and learning rates.
 
     A pattern is the first of these that fits: `all`; a part of the model (`head`, `neck`, `embeddings`, `block.3`); a
-    block counted from the end (`block.-1`); an inclusive range of blocks (`block.8-11`, `block.-4--1`); a shell
-    pattern over part names (`block.*`); a shell pattern over parameter names (`*.LayerNorm.*`).
+    block counted from the end (`block.-1`); an inclusive range of blocks (`block.8-11`, `block.-4--1`); `adapters`,
+    all that PEFT put beside the layers of the model in whatever part, without the copies that it trains in full; a
+    shell pattern over part names (`block.*`); a shell pattern over parameter names (`*.LayerNorm.*`).
 
     Args:
         parts (`Mapping[str, Sequence[str]]`):
@@ -31,8 +33,7 @@ def select_parameters(
 
     Raises:
         ValueError: if a pattern selects nothing, or a block index is out of range. `head`, `neck` and `embeddings` may
-        be
-            empty: not every model has them.
+            be empty: not every model has them.
 
     Example:
         >>> parts = {"block.0": ["b.0.weight"], "block.1": ["b.1.weight"], "head": ["h.bias"]}
@@ -50,6 +51,8 @@ def _matches(parts: Mapping[str, Sequence[str]], pattern: str) -> list[str]:
         return [name for names in parts.values() for name in names]
     if pattern in _ALWAYS_KNOWN:
         return list(parts.get(pattern, ()))
+    if pattern == "adapters":
+        return _adapters(parts)
     if block := _BLOCKS.fullmatch(pattern):
         return _block_range(parts, pattern, *block.groups())
     by_part = [name for part, names in parts.items() if fnmatchcase(part, pattern) for name in names]
@@ -62,6 +65,24 @@ def _matches(parts: Mapping[str, Sequence[str]], pattern: str) -> list[str]:
             f"as `block.0-1`, or a shell pattern over parameter names, which look like `{example}`."
         )
     return found
+
+
+def _adapters(parts: Mapping[str, Sequence[str]]) -> list[str]:
+    """By structure, not by a list of methods: PEFT keeps the adapted layer as `base_layer` beside its adapters."""
+    names = [name for of_part in parts.values() for name in of_part]
+    adapted = {name[: name.index(_BASE) + 1] for name in names if _BASE in name}
+    found = [name for name in names if name.startswith(_PROMPT) or (_BASE not in name and _owner(name, adapted))]
+    if not found:
+        raise ValueError(
+            "`adapters` selects nothing: the model has none, and the phase would train less than it says - put one in "
+            f'with add_adapter(model, "lora"), or use one of the parts {describe_parts(parts)}.'
+        )
+    return found
+
+
+def _owner(name: str, adapted: set[str]) -> bool:
+    keys = name.split(".")
+    return any(".".join(keys[:length]) + "." in adapted for length in range(1, len(keys)))
 
 
 def _block_range(parts: Mapping[str, Sequence[str]], pattern: str, first: str, last: str | None) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-
-from torch import nn
+from dataclasses import replace
+from typing import Any, cast
 
 from hf_transfer.data.loading import TransferData
+from hf_transfer.model_card.facts import RunFacts
+from hf_transfer.model_card.storage import load_facts
 from hf_transfer.models import load_model
 from hf_transfer.recipe_arguments import LoopArguments
 from hf_transfer.trainer import TransferTrainer
@@ -17,9 +19,9 @@ __all__ = ["keep_model"]
 
 def keep_model(
     folder: str | os.PathLike[str], data: TransferData, args: LoopArguments, *, trust_remote_code: bool = False
-) -> nn.Module:
+) -> TransferTrainer:
     """
-    Save the model of a run, with its processor, into `args.output_dir`, and push it where that is asked for.
+    Save the model or adapter of a run, with its processor, into `args.output_dir`.
 
     Args:
         folder (`str` or path): of the run.
@@ -28,12 +30,18 @@ def keep_model(
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether to run code from the model's repository.
 
     Returns:
-        `nn.Module`: the model, on the device of `args`.
+        `TransferTrainer`: with the model and the facts of its run, on the device of `args`. It trains nothing; what is
+        to be pushed is pushed by [`push_result`], when all reports are written.
     """
-    args.without_validation()  # the Trainer saves and pushes, but trains nothing
-    model, processor = load_model(os.fspath(folder), data, trust_remote_code=trust_remote_code)
+    args.without_validation()  # the Trainer saves, but trains nothing
+    if os.path.isfile(os.path.join(folder, "adapter_config.json")):
+        from hf_transfer.adapters.loading import load_adapter
+
+        model, processor = load_adapter(os.fspath(folder), trust_remote_code=trust_remote_code)
+        model = model.to(cast(Any, args.device))
+    else:
+        model, processor = load_model(os.fspath(folder), data, trust_remote_code=trust_remote_code)
     trainer = TransferTrainer(model, args, processing_class=processor)
-    trainer.save_model()
-    if args.push_to_hub:
-        trainer.push_to_hub(tasks=data.task)
-    return model
+    trainer.facts = replace(load_facts(folder) or RunFacts(), model_name=None, repo_id=None)
+    trainer.save_model(_internal_call=True)  # without a push
+    return trainer

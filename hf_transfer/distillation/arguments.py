@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_transfer.adapter_arguments import NONE, AdapterOptions
 from hf_transfer.compare.composition import read_loss
 from hf_transfer.distillation.methods import ALONE, TEACHER, VOCABULARY, Method
 from hf_transfer.json_options import json_object
@@ -218,6 +219,15 @@ class DistillationArguments:
             raise ValueError(
                 "`--resume_from_checkpoint` with several runs: it is not said which is meant. Leave it out: finished "
                 "runs are taken from results.json, and the others start anew."
+            )
+
+    def check_adapter(self, adapter: AdapterOptions) -> None:
+        """Refuse an adapter of a student that exists in this run only."""
+        if adapter.adapter != NONE and self.student_name_or_path is None:
+            option = "student_blocks" if self.student_from_scratch is None else "student_from_scratch"
+            raise ValueError(
+                f"`--adapter {adapter.adapter}` with `--{option}`: only the adapter is saved, and the student below "
+                "it would be lost. Pass a pretrained student with `--student_name_or_path`, or leave the adapter out."
             )
 
 

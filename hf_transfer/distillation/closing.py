@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers.utils import logging
@@ -15,13 +15,16 @@ from hf_transfer.compare.keeping import keep_model
 from hf_transfer.compare.results import Cell
 from hf_transfer.compare.tables import scores_by_name
 from hf_transfer.data.preparation import collator_for, prepare
+from hf_transfer.distillation.card import tell_of_student
 from hf_transfer.distillation.comparison import Comparison
 from hf_transfer.distillation.measuring import Cost, measure
 from hf_transfer.distillation.methods import ALONE, TEACHER
 from hf_transfer.distillation.plots import plot_distillation
 from hf_transfer.distillation.report import report
 from hf_transfer.files import whole_file
+from hf_transfer.hub import push_result
 from hf_transfer.metrics import MAIN_METRIC
+from hf_transfer.model_card.recipes import write_run_card
 from hf_transfer.models import resolve_name
 
 
@@ -50,10 +53,11 @@ def close(comparison: Comparison) -> Cell:
     kept = best_run(cells, f"eval_{metric}")
     folder = Path(str(args.output_dir))
     trust = comparison.recipe.trust_remote_code
-    student = keep_model(folder / kept.folder, comparison.data, args, trust_remote_code=trust)
+    trainer = keep_model(folder / kept.folder, comparison.data, args, trust_remote_code=trust)
     if not args.should_save:
+        push_result(trainer, tasks=comparison.data.task)
         return kept
-    costs = _costs(comparison, student, folder) if comparison.recipe.measure else {}
+    costs = _costs(comparison, cast(nn.Module, trainer.model), folder) if comparison.recipe.measure else {}
     chosen = "" if len(cells) == 1 else f", the best on the validation rows ({metric})"
     text = report(teacher, cells, costs, metric, f"Kept: {kept.method} with seed {kept.seed}{chosen}.")
     with whole_file(folder / "comparison.md") as unfinished:
@@ -68,6 +72,9 @@ def close(comparison: Comparison) -> Cell:
     except ImportError as error:
         logger.warning(f"No figure: {error}")
     logger.info(text)
+    tell_of_student(trainer.facts, comparison, kept, metric)
+    write_run_card(trainer)
+    push_result(trainer, tasks=comparison.data.task)
     return kept
 
 

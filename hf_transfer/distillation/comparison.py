@@ -12,6 +12,7 @@ from torch import nn
 from transformers import set_seed
 from transformers.utils import logging
 
+from hf_transfer.adapter_arguments import AdapterOptions
 from hf_transfer.compare.results import Cell, Results, fingerprint
 from hf_transfer.compare.runs import finite, loop_settings, shared, without_timings
 from hf_transfer.distillation.arguments import DistillationArguments, DistillationLoopArguments
@@ -46,14 +47,24 @@ class Comparison:
         recipe (`DistillationArguments`): teacher, student, methods and seeds.
         data_args (`DataArguments`): how rows are chosen and prepared.
         args (`DistillationLoopArguments`): the loop; a folder below its `output_dir` for each run.
+        adapter (`AdapterOptions`, *optional*): the adapter of the student to train in place of the student.
 
     Raises:
         ValueError: if options, models or data do not fit, before anything is trained.
     """
 
-    def __init__(self, recipe: DistillationArguments, data_args: DataArguments, args: DistillationLoopArguments):
+    def __init__(
+        self,
+        recipe: DistillationArguments,
+        data_args: DataArguments,
+        args: DistillationLoopArguments,
+        *,
+        adapter: AdapterOptions | None = None,
+    ):
         self.recipe, self.data_args, self.args = recipe, data_args, args
+        self.adapter = adapter or AdapterOptions()
         recipe.check(args)
+        recipe.check_adapter(self.adapter)
         with args.main_process_first(desc="loading data"):
             self.data, self.unlabelled = load_data(recipe, data_args, args.seed)
         args.choose_by_score(self.data.task)
@@ -69,7 +80,8 @@ class Comparison:
     def student(self, seed: int) -> tuple[nn.Module, Any]:
         """The student that all runs of a seed start from, and its processor."""
         set_seed(seed)
-        return make_student(self.recipe, self.data, self.teacher_model, self.teacher_processor)
+        student, processor = make_student(self.recipe, self.data, self.teacher_model, self.teacher_processor)
+        return self.adapter.add_to(student), processor
 
     def _try(self, student: nn.Module) -> None:
         """Build every run once with the teacher as it is: what does not fit must not cost a training first."""
@@ -128,7 +140,13 @@ class Comparison:
     def settings(self) -> dict[str, Any]:
         """What every run depends on beside its method and seed."""
         recipe = {name: getattr(self.recipe, name) for name in _RELEVANT}
-        return {**recipe, **vars(self.data_args), **loop_settings(self.args), "data_seed": self.args.seed}
+        return {
+            **recipe,
+            **vars(self.data_args),
+            **self.adapter.settings(),
+            **loop_settings(self.args),
+            "data_seed": self.args.seed,
+        }
 
     def run(self) -> list[Cell]:
         """Train what is missing, the teacher first; all runs of students, by seed and method."""

@@ -12,6 +12,7 @@ from hf_transfer.distillation.arguments import DistillationLoopArguments
 from hf_transfer.distillation.methods import Method
 from hf_transfer.distillation.rows import Rows
 from hf_transfer.metrics import compute_metrics_for
+from hf_transfer.model_card.recipes import keep_facts
 from hf_transfer.objectives.distillation.contrastive_representation import ContrastiveRepresentation
 from hf_transfer.recipe import score
 from hf_transfer.teacher import Teacher
@@ -76,4 +77,5 @@ class Run:
         for name, split in self.rows.splits.items():
             scores |= score(self.trainer, split, name)
         self.trainer.save_model()
+        keep_facts(self.trainer)
         return scores

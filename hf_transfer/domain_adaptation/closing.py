@@ -12,6 +12,7 @@ from transformers.utils import logging
 from hf_transfer.compare.keeping import keep_model
 from hf_transfer.compare.results import Cell
 from hf_transfer.compare.tables import scores_by_name
+from hf_transfer.domain_adaptation.card import tell_of_adaptation
 from hf_transfer.domain_adaptation.comparison import START, Comparison
 from hf_transfer.domain_adaptation.methods import SOURCE_ONLY
 from hf_transfer.domain_adaptation.outputs import Outputs, load_outputs
@@ -20,7 +21,9 @@ from hf_transfer.domain_adaptation.report import report
 from hf_transfer.domain_adaptation.selection import choices, kept_run
 from hf_transfer.domain_adaptation.training import OUTPUTS
 from hf_transfer.files import whole_file
+from hf_transfer.hub import push_result
 from hf_transfer.metrics import MAIN_METRIC
+from hf_transfer.model_card.recipes import write_run_card
 
 
 logger = logging.get_logger(__name__)
@@ -67,7 +70,10 @@ def close(comparison: Comparison) -> Cell:
             _draw(cells, metric, folder)
     logger.info(text)
     trust = comparison.model_args.trust_remote_code
-    keep_model(folder / kept.folder, comparison.domains.data, args, trust_remote_code=trust)
+    trainer = keep_model(folder / kept.folder, comparison.domains.data, args, trust_remote_code=trust)
+    tell_of_adaptation(trainer.facts, comparison, kept, metric)
+    write_run_card(trainer)
+    push_result(trainer, tasks=comparison.task)
     return kept
 
 

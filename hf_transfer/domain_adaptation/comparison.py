@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from hf_transfer.adapter_arguments import AdapterOptions
 from hf_transfer.compare.results import Cell, Results, fingerprint
 from hf_transfer.compare.runs import finite, loop_settings, shared, without_timings
 from hf_transfer.domain_adaptation.arguments import AdaptationLoopArguments, DomainArguments
@@ -35,6 +36,7 @@ class Comparison:
         model_args (`ModelArguments`): the model that all start from.
         data_args (`DataArguments`): how rows are chosen and prepared.
         args (`AdaptationLoopArguments`): the loop; a folder below its `output_dir` for each run.
+        adapter (`AdapterOptions`, *optional*): the adapter that every run trains in place of the model.
 
     Raises:
         ValueError: if options or data do not fit, before anything is trained.
@@ -46,15 +48,20 @@ class Comparison:
         model_args: ModelArguments,
         data_args: DataArguments,
         args: AdaptationLoopArguments,
+        *,
+        adapter: AdapterOptions | None = None,
     ):
         self.recipe, self.model_args, self.data_args, self.args = recipe, model_args, data_args, args
+        self.adapter = adapter or AdapterOptions()
         recipe.check(args)
+        self.adapter.check_model(model_args)
         with args.main_process_first(desc="loading data"):
             self.domains = self._domains(args.seed)  # what does not fit must not cost a training first
         recipe.check_domains(self.domains)
         if len(recipe.runs) > 1:  # nor must what the last method cannot do
             for method in recipe.runs:
-                Run(method, self.domains, model_args, args.for_run(str(args.output_dir), args.seed), weigh=False)
+                own = args.for_run(str(args.output_dir), args.seed)
+                Run(method, self.domains, model_args, own, adapter=self.adapter, weigh=False)
         self.task = self.domains.data.task
         self.cells: list[Cell] = []
         self._started: dict[int, dict[str, float]] = {}
@@ -78,6 +85,7 @@ class Comparison:
             **{name: getattr(self.recipe, name) for name in recipe},
             **vars(self.model_args),
             **vars(self.data_args),
+            **self.adapter.settings(),
             **loop_settings(self.args),
         }
 
@@ -114,7 +122,7 @@ class Comparison:
             own.resume_from_checkpoint = None
         if own.should_save:
             folder.mkdir(parents=True, exist_ok=True)
-        run = Run(method, domains, self.model_args, own)
+        run = Run(method, domains, self.model_args, own, adapter=self.adapter)
         diagnostics: dict[str, float] = {}
         if self.recipe.diagnostics:
             if seed not in self._started:

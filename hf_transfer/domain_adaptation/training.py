@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
+from hf_transfer.adapter_arguments import AdapterOptions
 from hf_transfer.callbacks.target_validation import TargetValidation
 from hf_transfer.data.columns import DOMAIN_COLUMN
 from hf_transfer.data.views import TwoViewsCollator
@@ -19,6 +20,7 @@ from hf_transfer.domain_adaptation.domains import Domains
 from hf_transfer.domain_adaptation.methods import TARGET_ORACLE, Method
 from hf_transfer.domain_adaptation.outputs import Outputs, model_outputs
 from hf_transfer.metrics import MAIN_METRIC, compute_metrics_for
+from hf_transfer.model_card.recipes import keep_facts
 from hf_transfer.objectives.domain_adaptation.consistency_regularization import FixMatch
 from hf_transfer.recipe import score
 from hf_transfer.recipe_arguments import LoopArguments, ModelArguments
@@ -56,6 +58,7 @@ class Run:
         domains (`Domains`): on what.
         model_args (`ModelArguments`): from which model.
         args (`LoopArguments`): the loop, with folder and seed of this run; it is changed.
+        adapter (`AdapterOptions`, *optional*): the adapter to train in place of the model.
         weigh (`bool`, *optional*, defaults to `True`): whether weights of rows are computed, where the method has any;
             without, the run is only good to find out whether it could be trained.
     """
@@ -67,6 +70,7 @@ class Run:
         model_args: ModelArguments,
         args: LoopArguments,
         *,
+        adapter: AdapterOptions | None = None,
         weigh: bool = True,
     ):
         self.method, self.domains, self.args = method, domains, args
@@ -74,6 +78,8 @@ class Run:
         args.per_device_train_batch_size *= domains.num_domains if method.needs_target else domains.num_sources
         set_seed(args.seed)
         self.model, self.processor = model_args.load(domains.data)
+        if adapter is not None:
+            self.model = adapter.add_to(self.model)
         self.trainer = self._trainer(self._weighted() if weigh else domains)
 
     def _weighted(self) -> Domains:
@@ -146,6 +152,7 @@ class Run:
         for name, split in self.domains.tests.items():
             scores |= score(self.trainer, split, name)
         self.trainer.save_model()
+        keep_facts(self.trainer)
         return scores | _means(scores, MAIN_METRIC[self.domains.data.task])
 
     def outputs(self) -> dict[str, Outputs]:

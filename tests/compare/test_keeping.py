@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from hf_transfer.compare.keeping import keep_model
 from hf_transfer.data.loading import TransferData
+from hf_transfer.hub import push_result
 from hf_transfer.recipe_arguments import LoopArguments
 from hf_transfer.trainer import TransferTrainer
 from tests.models import tiny_bert
@@ -42,7 +43,7 @@ def test_the_model_and_its_processor_are_in_the_output_folder(tmp_path, pushes):
     run = saved(tmp_path / "out" / "kd" / "seed_0", model, tokenizer())
     args = loop(tmp_path, load_best_model_at_end=True)
     assert args.load_best_model_at_end and args.eval_strategy == "epoch"
-    kept: Any = keep_model(run, data(), args)
+    kept: Any = keep_model(run, data(), args).model
     assert not args.load_best_model_at_end and args.eval_strategy == "no"
     before, after = load_file(run / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
@@ -55,8 +56,10 @@ def test_the_model_and_its_processor_are_in_the_output_folder(tmp_path, pushes):
 def test_it_is_pushed_where_that_is_asked_for(tmp_path, pushes, monkeypatch):
     monkeypatch.setattr(TransferTrainer, "init_hf_repo", lambda self, **options: None)
     run = saved(tmp_path / "run", tiny_bert(**NAMES), tokenizer())
-    keep_model(run, data(), loop(tmp_path, push_to_hub=True, hub_model_id="a/b"))
-    assert pushes[-1] == {"tasks": "text-classification"}  # behind the push of the Trainer's own `save_model`
+    trainer = keep_model(run, data(), loop(tmp_path, push_to_hub=True, hub_model_id="a/b"))
+    assert not pushes  # the reports are not written yet
+    push_result(trainer, tasks="text-classification")
+    assert pushes == [{"tasks": "text-classification"}]
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

@@ -11,6 +11,7 @@ import torch
 from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_transfer.hub import repository
 from tests.hub_server import HubServer
 from tests.recipes.conftest import QUIET, RECIPES
 
@@ -74,6 +75,25 @@ def test_pushed_they_are_a_data_set_on_the_hub(extract, reviews, text_model, tmp
         assert {"data/train.parquet", "data/validation.parquet", "data/test.parquet"} <= files
         assert not [name for name in files if name.endswith((".bin", ".tmp"))]
         assert hub.repository("user/features", kind="dataset").private
+        card = hub.files("user/features", kind="dataset")["README.md"].decode()
+        assert "path: data/validation.parquet" in card and "`BertForSequenceClassification`" in card
+        assert str(tmp_path) not in card and hub.token not in card
+        assert [ask.route for ask in hub.requests][:3] == [
+            "create",
+            "preupload",
+            "info",
+        ]  # before anything was computed
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_a_push_that_fails_leaves_everything(extract, reviews, text_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(repository, "WAITS", ())
+    with HubServer() as hub, hub.connected(tmp_path / "home", hub.token):
+        hub.fail("commit", 503)
+        words = ("--model_name_or_path", text_model, "--dataset_name", reviews, "--push_to_hub")
+        with pytest.raises(SystemExit, match="answered 503.*python -m hf_transfer push .* user/f --dataset`"):
+            extract(*words, "--hub_model_id", "user/f")
+        assert (tmp_path / "out" / "data" / "test.parquet").is_file() and (tmp_path / "out" / "README.md").is_file()
 
 
 def test_nothing_half_written(extract, reviews, text_model, tmp_path, monkeypatch):

@@ -28,11 +28,15 @@ NAMES = [script.stem for script in SCRIPTS]
 def argument_classes(script: Path) -> list[Any]:
     """The recipe's own arguments and the shared ones."""
     scope = runpy.run_path(str(script), run_name="recipe")
+    if "ClassificationArguments" in scope:
+        return [scope["ClassificationArguments"]]  # it trains nothing
     own = [kind for kind in scope.values() if dataclasses.is_dataclass(kind) and kind.__module__ == "recipe"]
-    loops = ("AdaptationLoopArguments", "DistillationLoopArguments")
+    loops = ("AdaptationLoopArguments", "DistillationLoopArguments", "AdapterLoopArguments")
     loop = next((scope[name] for name in loops if name in scope), LoopArguments)
-    names = ("DomainArguments", "DistillationArguments", "MethodArguments", "ProbeArguments", "FeatureArguments")
+    names = ("DomainArguments", "DistillationArguments", "AdapterOptions", "AdapterArguments", "MethodArguments")
+    names = ("RunArguments", *names, "ProbeArguments", "FeatureArguments")
     shared = [scope[name] for name in names if name in scope]
+    shared = [kind for kind in shared if not any(issubclass(other, kind) for other in own)]
     model = [] if "DistillationArguments" in scope else [ModelArguments]  # it names two models by options of its own
     return [*own, *shared, *model, DataArguments, loop]
 
@@ -42,7 +46,9 @@ def test_the_yaml_beside_it_has_known_keys_of_the_right_types(script):
     settings = yaml.safe_load(script.with_suffix(".yaml").read_text())
     fields = {field.name: field for kind in argument_classes(script) for field in dataclasses.fields(kind)}
     assert settings and settings.keys() <= fields.keys()
-    offline = [key for key in ("dataset_name", "source_dataset", "target_dataset") if key in settings]
+    offline = [
+        key for key in ("dataset_name", "source_dataset", "target_dataset", "adapter_name_or_path") if key in settings
+    ]
     assert offline and all(settings[key].startswith("embedded:") for key in offline)
     assert not settings.get("push_to_hub")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -171,6 +171,8 @@ def _low_rank_factors(model: nn.Module, trainable: set[str]) -> list[tuple[str, 
     found = []
     for layer, module in model.named_modules():
         for adapter in getattr(module, "lora_A", ()):  # told by attribute: `peft` is no dependency
+            if isinstance(cast(Any, module).lora_A[adapter], nn.Parameter):
+                continue  # AdaLoRA has three factors, none of them a layer: held to their start like any weight
             down, up = (getattr(module, side)[adapter].weight for side in ("lora_A", "lora_B"))
             # In a grouped convolution the factors do not chain; they are then held to their start like any weight.
             if f"{layer}.lora_A.{adapter}.weight" in trainable and down.shape[0] == up.flatten(1).shape[1]:

@@ -405,7 +405,13 @@ def test_a_push_holds_the_ordinary_model(tmp_path):
         trainer.push_to_hub()
         files = hub.files("user/head")
         loaded = AutoModelForSequenceClassification.from_pretrained("user/head", token=hub.token)
-    assert files.keys() == {".gitattributes", "README.md", "config.json", "model.safetensors", "training_args.bin"}
+    assert files.keys() == {
+        ".gitattributes",
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "training_arguments.yaml",
+    }
     card = files["README.md"].decode()
     assert "datasets:" not in card.split("---")[1] and "FeatureForward" not in card
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in weights(trainer.model).items())

@@ -1,0 +1,98 @@
+"""What the words of the command line stand for, and how predictions are written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+
+import pytest
+from PIL import Image
+
+from hf_transfer.classify import ClassificationArguments, read_inputs, write_predictions
+
+
+ROWS = [
+    {"input": 'a "b", c', "label": "x|y", "probability": 0.75, "probabilities": {"x|y": 0.75, "ä": 0.25}},
+    {"input": "line\nbreak", "label": "ä", "probability": 0.5, "probabilities": {"x|y": 0.5, "ä": 0.5}},
+]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for name in ("b.png", "sub/a.JPG", "c.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name, format="PNG")
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_folder_of_images_in_order(pictures):
+    found = read_inputs([str(pictures)], images=True)
+    assert found == [str(pictures / name) for name in ("b.png", "c.webp", "sub/a.JPG")]
+    assert read_inputs([str(pictures / "c.webp"), str(pictures / "b.png")], images=True) == [found[1], found[0]]
+
+
+def test_sentences_and_files_of_them(tmp_path):
+    (tmp_path / "more.txt").write_bytes("\ufeffGrün.\r\n\r\n  \nRot.\n".encode())
+    found = read_inputs(["First.", str(tmp_path / "more.txt"), " ", "Is 3.5 more?"], images=False)
+    assert found == ["First.", "Grün.", "Rot.", "Is 3.5 more?"]
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_nothing_to_classify(tmp_path, images):
+    words = [str(tmp_path)] if images else [" "]
+    with pytest.raises(ValueError, match="There are no (images|sentences) in .*: nothing can be classified. Pass"):
+        read_inputs(words, images=images)
+
+
+def test_what_does_not_fit_the_adapter(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no file and no folder, and the adapter classifies images"):
+        read_inputs(["A fine pan."], images=True)
+    with pytest.raises(ValueError, match="is the name of an image, and the adapter classifies text"):
+        read_inputs(["photo.png"], images=False)
+    with pytest.raises(FileNotFoundError, match="The file `missing.txt` does not exist"):
+        read_inputs(["missing.txt"], images=False)
+    (tmp_path / "latin.txt").write_bytes("Grün".encode("latin-1"))
+    with pytest.raises(ValueError, match="is no UTF-8 text .*Save it as UTF-8"):
+        read_inputs([str(tmp_path / "latin.txt")], images=False)
+
+
+def test_json_lines(tmp_path):
+    write_predictions(ROWS, tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == ROWS
+
+
+def test_csv(tmp_path):
+    write_predictions(ROWS, tmp_path / "deep" / "out.csv")
+    with open(tmp_path / "deep" / "out.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["input"] for row in rows] == [row["input"] for row in ROWS]
+    assert list(rows[0]) == ["input", "label", "probability", "probability of x|y", "probability of ä"]
+    assert float(rows[1]["probability of ä"]) == 0.5
+
+
+def test_csv_of_several_labels(tmp_path):
+    write_predictions([{"input": "a", "labels": ["x", "y"]}, {"input": "b", "labels": []}], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == b"input,labels\r\na,x|y\r\nb,\r\n"
+
+
+def test_an_error_leaves_the_old_file(tmp_path, monkeypatch):
+    write_predictions(ROWS, tmp_path / "out.csv")
+    before = (tmp_path / "out.csv").read_bytes()
+
+    def broken(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="No space"):
+        write_predictions(ROWS[:1], tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_options_are_checked_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="`--output_file out.xlsx` ends in `.xlsx`.*Name a .csv file"):
+        ClassificationArguments("user/x", ["a"], output_file="out.xlsx")
+    with pytest.raises(ValueError, match="`--batch_size 0` leaves no input"):
+        ClassificationArguments("user/x", ["a"], batch_size=0)
