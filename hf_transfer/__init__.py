@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from hf_transfer.features.layers.layer_report import layer_report
     from hf_transfer.features.reweighting import importance_weights, label_shift_weights, reweight, tradaboost
     from hf_transfer.features.training.trainer import FeatureExtractionTrainer
+    from hf_transfer.model_card import RunFacts, write_card, write_data_card
     from hf_transfer.objectives import (
         DELTA,
         DIST,
@@ -109,6 +110,7 @@ if TYPE_CHECKING:
     from hf_transfer.teacher.cache import cache_teacher
     from hf_transfer.teacher.cached_teacher import CachedTeacher
     from hf_transfer.teacher.collator import TeacherCollator
+    from hf_transfer.teacher.push import push_teacher_outputs
     from hf_transfer.teacher.tokens import teacher_inputs
     from hf_transfer.trainer import TransferTrainer
     from hf_transfer.validators import validate_without_labels
@@ -186,6 +188,7 @@ __all__ = [
     "RelationalDistillation",
     "Rule",
     "RuleConstraint",
+    "RunFacts",
     "SimilarityPreserving",
     "SlicedWasserstein",
     "Source",
@@ -231,6 +234,7 @@ __all__ = [
     "mix_domains",
     "mmd_test",
     "proxy_a_distance",
+    "push_teacher_outputs",
     "reinitialize_blocks",
     "reweight",
     "save_adapter",
@@ -244,108 +248,62 @@ __all__ = [
     "validate_without_labels",
     "wise_ft",
     "with_index",
+    "write_card",
+    "write_data_card",
 ]
 
 # Loaded on first use: the Trainer alone takes longer to import than all the rest.
 _LAZY = {
-    "adaptation": ["adapt_at_test_time", "adapt_batch_norm", "adapt_source_free"],
-    "adapters": [
-        "adapter_summary",
-        "add_adapter",
-        "add_saved_adapter",
-        "combine_adapters",
-        "give_head",
-        "load_adapter",
-        "merge_adapter",
-        "save_adapter",
-        "switch_adapter",
-    ],
-    "arguments": ["TransferArguments"],
-    "callbacks": [
-        "AdaptBatchNorm",
-        "ExponentialMovingAverage",
-        "FreezeBackbone",
-        "FreezeBatchNorm",
-        "GradualUnfreezing",
-        "Mixout",
-        "StochNorm",
-        "TrackProgress",
-        "UnfreezingSchedule",
-    ],
-    "callbacks.domain_health": ["DomainHealth"],
-    "callbacks.target_validation": ["TargetValidation"],
-    "data": ["mix_domains"],
-    "data.row_index": ["with_index"],
-    "data.views": ["TwoViewsCollator"],
-    "diagnostics": ["class_shift", "domain_bound", "feature_plot", "mmd_test", "proxy_a_distance"],
-    "export": ["export_model"],
-    "exported": ["load_export"],
-    "features": ["extract_features", "fit_head", "fit_probe", "load_probe"],
-    "features.layers.layer_report": ["layer_report"],
-    "features.reweighting": ["importance_weights", "label_shift_weights", "reweight", "tradaboost"],
-    "features.training.trainer": ["FeatureExtractionTrainer"],
-    "objectives": [
-        "DELTA",
-        "DIST",
-        "L2SP",
-        "AdaptiveFeatureNorm",
-        "AttentionDistillation",
-        "AttentionTransfer",
-        "BatchNuclearNorm",
-        "BatchSpectralPenalization",
-        "BatchSpectralShrinkage",
-        "BiTuning",
-        "CentralMomentDiscrepancy",
-        "ClassBalanced",
-        "CoTuning",
-        "ConditionalAdversarial",
-        "ContrastiveRepresentation",
-        "CutMix",
-        "DecoupledDistillation",
-        "DeepCORAL",
-        "DomainAdversarial",
-        "EmbeddingDistillation",
-        "EntropyMinimization",
-        "FixMatch",
-        "FocalLoss",
-        "HintDistillation",
-        "InformationMaximization",
-        "JointMaximumMeanDiscrepancy",
-        "LabelSmoothing",
-        "LearningWithoutForgetting",
-        "LocalMaximumMeanDiscrepancy",
-        "LogitDistillation",
-        "LogitStandardization",
-        "MarginDisparity",
-        "MaximumClassifierDiscrepancy",
-        "MaximumMeanDiscrepancy",
-        "MinimumClassConfusion",
-        "Mixup",
-        "PatientDistillation",
-        "PseudoLabels",
-        "RDrop",
-        "RelationalDistillation",
-        "RuleConstraint",
-        "SimilarityPreserving",
-        "SlicedWasserstein",
-        "SupervisedContrastive",
-        "WassersteinDistance",
-    ],
-    "presets": ["DistillationTrainer", "DomainAdversarialTrainer", "FineTuningTrainer"],
-    "rules": ["ContrastClause", "KeywordRule", "LabelHierarchy", "MutualExclusion", "Rule"],
-    "source": ["Source"],
-    "students": ["student_from_teacher"],
-    "teacher": ["Teacher", "TeacherOutput"],
-    "teacher.average": ["AverageTeacher"],
-    "teacher.cache": ["cache_teacher"],
-    "teacher.cached_teacher": ["CachedTeacher"],
-    "teacher.collator": ["TeacherCollator"],
-    "teacher.tokens": ["teacher_inputs"],
-    "trainer": ["TransferTrainer"],
-    "validators": ["validate_without_labels"],
-    "weights": ["greedy_soup", "reinitialize_blocks", "snapshot", "transfer_parameters", "uniform_soup", "wise_ft"],
+    "adaptation": "adapt_at_test_time adapt_batch_norm adapt_source_free",
+    "adapters": (
+        "adapter_summary add_adapter add_saved_adapter combine_adapters give_head load_adapter merge_adapter "
+        "save_adapter switch_adapter"
+    ),
+    "arguments": "TransferArguments",
+    "callbacks": (
+        "AdaptBatchNorm ExponentialMovingAverage FreezeBackbone FreezeBatchNorm GradualUnfreezing Mixout "
+        "StochNorm TrackProgress UnfreezingSchedule"
+    ),
+    "callbacks.domain_health": "DomainHealth",
+    "callbacks.target_validation": "TargetValidation",
+    "data": "mix_domains",
+    "data.row_index": "with_index",
+    "data.views": "TwoViewsCollator",
+    "diagnostics": "class_shift domain_bound feature_plot mmd_test proxy_a_distance",
+    "export": "export_model",
+    "exported": "load_export",
+    "features": "extract_features fit_head fit_probe load_probe",
+    "features.layers.layer_report": "layer_report",
+    "features.reweighting": "importance_weights label_shift_weights reweight tradaboost",
+    "features.training.trainer": "FeatureExtractionTrainer",
+    "model_card": "RunFacts write_card write_data_card",
+    "objectives": (
+        "AdaptiveFeatureNorm AttentionDistillation AttentionTransfer BatchNuclearNorm "
+        "BatchSpectralPenalization BatchSpectralShrinkage BiTuning CentralMomentDiscrepancy ClassBalanced "
+        "CoTuning ConditionalAdversarial ContrastiveRepresentation CutMix DELTA DIST DecoupledDistillation "
+        "DeepCORAL DomainAdversarial EmbeddingDistillation EntropyMinimization FixMatch FocalLoss "
+        "HintDistillation InformationMaximization JointMaximumMeanDiscrepancy L2SP LabelSmoothing "
+        "LearningWithoutForgetting LocalMaximumMeanDiscrepancy LogitDistillation LogitStandardization "
+        "MarginDisparity MaximumClassifierDiscrepancy MaximumMeanDiscrepancy MinimumClassConfusion Mixup "
+        "PatientDistillation PseudoLabels RDrop RelationalDistillation RuleConstraint SimilarityPreserving "
+        "SlicedWasserstein SupervisedContrastive WassersteinDistance"
+    ),
+    "presets": "DistillationTrainer DomainAdversarialTrainer FineTuningTrainer",
+    "rules": "ContrastClause KeywordRule LabelHierarchy MutualExclusion Rule",
+    "source": "Source",
+    "students": "student_from_teacher",
+    "teacher": "Teacher TeacherOutput",
+    "teacher.average": "AverageTeacher",
+    "teacher.cache": "cache_teacher",
+    "teacher.cached_teacher": "CachedTeacher",
+    "teacher.collator": "TeacherCollator",
+    "teacher.push": "push_teacher_outputs",
+    "teacher.tokens": "teacher_inputs",
+    "trainer": "TransferTrainer",
+    "validators": "validate_without_labels",
+    "weights": "greedy_soup reinitialize_blocks snapshot transfer_parameters uniform_soup wise_ft",
 }
-_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:

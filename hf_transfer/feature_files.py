@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from transformers.utils import logging
 
 from hf_transfer.feature_arguments import FeatureArguments
 from hf_transfer.files import whole_file
-from hf_transfer.hub import push_table, repository_name, table_card, write_card_file
+from hf_transfer.hub import push_table, repository_name
+from hf_transfer.model_card import DataCardFacts, write_data_card
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 
 
@@ -71,7 +71,7 @@ def write_features(
                     features.to_parquet(str(unfinished))
                 logger.info(f"{name}: {len(features)} rows of {', '.join(features.column_names)} in {files[name]}")
     if args.should_save:
-        write_card_file(_card(dataset, taps, model, feature_args, rows), str(args.output_dir))
+        write_data_card(_facts(dataset, taps, model, feature_args, rows, data.label_names, args), str(args.output_dir))
     if args.push_to_hub and args.process_index == 0:
         try:
             push_table(
@@ -88,20 +88,33 @@ def write_features(
     return files
 
 
-def _card(dataset: str, taps: Sequence[str], model: Any, options: FeatureArguments, rows: Mapping[str, int]) -> str:
-    """The data card, without paths of this machine."""
-    given = str(getattr(model.config, "_name_or_path", "") or "")
-    shown = f"`{type(model).__name__}`" + ("" if _is_local(given) else f", `{given}`")
-    data = f"a data set of {sum(rows.values())} rows" if _is_local(dataset) else f"`{dataset}`"
-    paragraphs = [
-        f"What a frozen {shown} computes of {data}, extracted by `hf_transfer`. `id` is the number of the row in its "
-        "split, `labels` are the labels.",
-        f"Read: {', '.join(f'`{tap}`' for tap in taps)} (`features` is what enters the head), pooled by "
-        f"`{options.pooling}`, in {options.feature_dtype}; {options.views} view(s) of each training row.",
-        '```python\nfrom datasets import load_dataset\n\nfeatures = load_dataset("user/name")\n```',
-    ]
-    return table_card("Features of a frozen model", paragraphs, rows, tags=["hf-transfer", "feature-extraction"])
-
-
-def _is_local(name: str) -> bool:
-    return not name or name[0] in "/.~" or "\\" in name or name.count("/") > 1 or os.path.exists(name)
+def _facts(
+    dataset: str,
+    taps: Sequence[str],
+    model: Any,
+    options: FeatureArguments,
+    rows: Mapping[str, int],
+    label_names: Sequence[str] | None,
+    args: LoopArguments,
+) -> DataCardFacts:
+    read = {tap: "what enters the head" if tap == "head" else f"output of `{tap}`" for tap in taps}
+    return DataCardFacts(
+        "Features of a frozen model",
+        source=dataset,
+        model=str(getattr(model.config, "_name_or_path", "") or "") or None,
+        settings={
+            "model class": type(model).__name__,
+            "pooling": options.pooling,
+            "type": options.feature_dtype,
+            "views of a training row": options.views,
+        },
+        columns={
+            **{("features" if tap == "head" else tap): text for tap, text in read.items()},
+            "labels": "the labels",
+            "id": "number of the row in its split",
+        },
+        splits=rows,
+        label_names=list(label_names or ()),
+        repo_id=repository_name(args) if args.push_to_hub else None,
+        tags=["feature-extraction"],
+    )

@@ -49,6 +49,7 @@ SMALL: dict[str, int] = {
 }
 SPECIAL_TOKENS = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}  # likewise, if outside the vocabulary
 SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4}
 CONVNEXT = {"num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]}
 LATENT_ATTENTION = {"head_dim": 64}  # that of the rotary part, which has a field of its own
 LAYER_KINDS = {"layer_types": ["linear_attention", "full_attention"]}
@@ -66,13 +67,26 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "donut-swin": SWIN,
     "efficientnet": {"width_coefficient": 0.2, "depth_coefficient": 0.2, "hidden_dim": 256, "initializer_range": 1.0},
     "focalnet": {"embed_dim": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+    "hgnet_v2": {
+        "stem_channels": [3, 8, 16],
+        "stage_in_channels": [16, 16, 32, 32],
+        "stage_mid_channels": [8] * 4,
+        "stage_out_channels": [16, 32, 32, 64],
+        "stage_num_blocks": [1] * 4,
+        "stage_numb_of_layers": [2] * 4,
+        "hidden_sizes": [16, 32, 32, 64],
+    },
     "hiera": {"embed_dim": 8, "depths": [1, 1, 1, 1], "image_size": [PIXELS, PIXELS]},
     "mobilenet_v1": {"classifier_dropout_prob": 0.1},  # for 0.999, which leaves nothing
     "mobilevit": {"image_size": 2 * PIXELS},  # so that it attends over more than one patch
     "perceiver": {"num_latents": 8, "d_latents": 32, "num_self_attends_per_block": 2},
+    "poolformer": STAGES,
     "pvt": {"hidden_sizes": [8, 16, 40, 64], "depths": [1] * 4},
+    "pvt_v2": {"hidden_sizes": [8, 16, 40, 64], "depths": [1] * 4},
     "regnet": {"hidden_sizes": [64, 64, 128, 128], "depths": [1] * 4},
     "resnet": {"hidden_sizes": [32] * 4, "depths": [1] * 4},
+    "segformer": {"hidden_sizes": [8, 16, 40, 64], "depths": [1] * 4},
+    "swiftformer": {"embed_dims": [8, 16, 24, 32], "depths": [1] * 4},
     "swin": SWIN,
     "swinv2": SWIN,
     "textnet": {"image_size": [PIXELS, PIXELS]},
@@ -92,10 +106,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
     "lilt": {"hidden_size": 48},
+    "longformer": {"attention_window": TOKENS // 2},
     "ministral": HEAD_DIM,
     "mistral4": {"head_dim": 128},
     "nemotron": {"num_key_value_heads": 4},
-    "qwen3_5": {"text_config": LAYER_KINDS},
+    "qwen3_5": {"text_config": LAYER_KINDS, "vision_config": {"depth": 1}},
     "qwen3_5_text": LAYER_KINDS,
     "qwen3_next": LAYER_KINDS,
     "reformer": {

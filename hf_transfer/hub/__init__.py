@@ -7,7 +7,7 @@ from hf_transfer.hub.closing import push_result
 from hf_transfer.hub.files import pushed_files
 from hf_transfer.hub.pushing import push_files, push_folder
 from hf_transfer.hub.repository import check_push, open_repository, repository_name
-from hf_transfer.hub.tables import push_table, table_card, write_card_file
+from hf_transfer.hub.tables import push_table
 from hf_transfer.hub.telling import push_command, told, without_secrets
 
 
@@ -24,8 +24,6 @@ __all__ = [
     "pushed_files",
     "repository_name",
     "save_training_arguments",
-    "table_card",
     "told",
     "without_secrets",
-    "write_card_file",
 ]

@@ -46,6 +46,8 @@ class DataCardFacts:
         label_names (`list[str]`, *optional*): by class number.
         repo_id (`str`, *optional*): where it is, or will be, on the Hub.
         license (`str`, *optional*): of the rows, as the Hub abbreviates it.
+        notes (`list[str]`, *optional*): further paragraphs on how it was made.
+        code (`str`, *optional*): Python that uses it, in place of `load_dataset(repo_id)`.
         limits (`list[str]`, *optional*): sentences.
         tags (`list[str]`, *optional*): further ones for the Hub.
     """
@@ -62,6 +64,8 @@ class DataCardFacts:
     label_names: list[str] = field(default_factory=list)
     repo_id: str | None = None
     license: str | None = None
+    notes: list[str] = field(default_factory=list)
+    code: str | None = None
     limits: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
 
@@ -70,7 +74,8 @@ def write_data_card(
     facts: DataCardFacts, folder: str | os.PathLike[str], *, template: str | os.PathLike[str] = "data"
 ) -> Path:
     """
-    Write the card of a data set, README.md, into its folder; a card that a person wrote keeps its text.
+    Write the card of a data set, README.md, into its folder, whose splits lie in `data/<split>.parquet`; a card that a
+    person wrote keeps its text.
 
     Args:
         facts ([`DataCardFacts`]): what to say.
@@ -94,7 +99,9 @@ def write_data_card(
     source, source_hub_id, _ = public_name(facts.source)
     model, model_hub_id, commit = public_name(facts.model)
     rows = sum(facts.splits.values())
+    files = [{"split": split, "path": f"data/{split}.parquet"} for split in facts.splits]
     data = DatasetCardData(
+        configs=[{"config_name": "default", "data_files": files}] if files else None,
         license=facts.license,
         source_datasets=[source_hub_id] if source_hub_id else None,
         tags=list(dict.fromkeys(["hf_transfer", facts.kind.replace(" ", "-"), *facts.tags]))

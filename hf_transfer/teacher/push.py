@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from hf_transfer.features.extraction.taps import pretrained
 from hf_transfer.files import whole_file
-from hf_transfer.hub.tables import push_table, table_card, write_card_file
+from hf_transfer.hub.tables import push_table
+from hf_transfer.model_card.data_card import DataCardFacts, write_data_card
+from hf_transfer.model_card.naming import public_name
 from hf_transfer.teacher.cached_columns import is_cached
 from hf_transfer.teacher.teacher import Teacher
 
@@ -77,7 +79,7 @@ def push_teacher_outputs(
             table.to_parquet(str(unfinished))
     described = None if teacher is None else Teacher.of(teacher)
     columns = list(next(iter(tables.values())).column_names)
-    write_card_file(_card(tables, columns, described, source, name), folder)
+    write_data_card(_facts(tables, columns, described, source, name), folder)
     return push_table(
         files,
         name,
@@ -104,27 +106,26 @@ def _outputs(rows: Dataset, keep: Sequence[str], split: str) -> Dataset:
     return chosen.add_column(ID, ids)  # pyright: ignore[reportCallIssue]
 
 
-def _card(
+def _facts(
     tables: Mapping[str, Dataset], columns: Sequence[str], teacher: Teacher | None, source: str | None, name: str
-) -> str:
-    said = [f"- `{column}`: `{_kind(next(iter(tables.values())), column)}`" for column in columns]
-    of = f" of `{source}`" if source else ""
-    paragraphs = [
-        f"What a teacher says of every row{of}, computed once by `hf_transfer`, for knowledge distillation without "
-        "the teacher. The rows themselves are not here: `id` is the number of the row.",
-        "## The teacher",
-        _description(teacher),
-        "## Columns",
-        "\n".join(said),
-        "## Use",
-        "```python\nfrom datasets import concatenate_datasets, load_dataset\n\n"
-        f'outputs = load_dataset("{name}", split="{next(iter(tables))}")\n'
-        'train = concatenate_datasets([rows.select(outputs["id"]), outputs.remove_columns("id")], axis=1)\n```',
-        "`rows` is the data set that the teacher was asked about, in its order. Give the objective "
-        "`CachedTeacher(...)` of `hf_transfer` with the classes above.",
-    ]
-    counts = {split: len(table) for split, table in tables.items()}
-    return table_card("Teacher outputs", paragraphs, counts, tags=["hf-transfer", "knowledge-distillation"])
+) -> DataCardFacts:
+    first = next(iter(tables))
+    return DataCardFacts(
+        "Teacher outputs",
+        kind="teacher outputs",
+        source=source,
+        columns={column: f"`{_kind(tables[first], column)}`" for column in columns},
+        splits={split: len(table) for split, table in tables.items()},
+        notes=[
+            f"The teacher:\n\n{_description(teacher)}",
+            "The rows themselves are not here: `id` is the number of the row in the data set that the teacher was "
+            "asked about, `rows` below. Give the objective `CachedTeacher(...)` of `hf_transfer` with its classes.",
+        ],
+        code="from datasets import concatenate_datasets, load_dataset\n\n"
+        f'outputs = load_dataset("{name}", split="{first}")\n'
+        'train = concatenate_datasets([rows.select(outputs["id"]), outputs.remove_columns("id")], axis=1)',
+        tags=["knowledge-distillation"],
+    )
 
 
 def _kind(table: Dataset, column: str) -> str:
@@ -141,9 +142,8 @@ def _description(teacher: Teacher | None) -> str:
     lines = []
     for member in teacher.members:
         model = pretrained(member.source.model)
-        given = str(getattr(model.config, "_name_or_path", "") or "")
-        local = not given or given[0] in "/.~" or "\\" in given or given.count("/") > 1 or os.path.exists(given)
-        lines.append(f"- `{type(model).__name__}`{'' if local else f', `{given}`'}")
+        given, _, _ = public_name(getattr(model.config, "_name_or_path", "") or None)
+        lines.append(f"- `{type(model).__name__}`{f', `{given}`' if given else ''}")
         if member.class_names:
             classes = ", ".join(f"{number} `{label}`" for number, label in enumerate(member.class_names))
             lines.append(f"  - classes, in the order of the logits: {classes}")

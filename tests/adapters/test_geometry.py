@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
@@ -16,8 +18,8 @@ def mobilenet():
 
 @pytest.mark.parametrize("make", [LoraConfig, IA3Config])
 def test_padding_by_the_stride_of_a_wrapped_layer(make):
-    options = {"feedforward_modules": []} if make is IA3Config else {}
-    bare = mobilenet().eval()
+    options: dict[str, Any] = {"feedforward_modules": []} if make is IA3Config else {}
+    bare: Any = mobilenet().eval()
     images = torch.randn(2, 3, 33, 33)
     expected = bare(pixel_values=images).logits
     model = get_peft_model(bare, make(target_modules=["first_conv.convolution", "reduce_1x1.convolution"], **options))
@@ -30,7 +32,7 @@ def test_padding_by_the_stride_of_a_wrapped_layer(make):
 
 def test_what_a_layer_says_itself_stays():
     model = get_peft_model(mobilenet(), LoraConfig(target_modules=["first_conv.convolution"]))
-    layer = model.get_submodule("base_model.model.mobilenet_v2.conv_stem.first_conv.convolution")
+    layer: Any = model.get_submodule("base_model.model.mobilenet_v2.conv_stem.first_conv.convolution")
     layer.stride = "its own"
     show_geometry(model)
     assert layer.stride == "its own"

@@ -123,7 +123,7 @@ def train(one: Architecture, model: nn.Module, batch: Mapping[str, Tensor]) -> N
 
 def settle(one: Architecture, model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     """Give running statistics the values of a batch: with those of a new model, logits may be all but constant."""
-    norms = [module for module in model.modules() if has_statistics(module)]
+    norms: list[Any] = [module for module in model.modules() if has_statistics(module)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
@@ -193,6 +193,7 @@ def check(one: Architecture, method: str, *, from_disk: bool, ours: Sequence[boo
         # Whoever loads the adapter has a new head at first
         for parameter in (parameter for name in heads for parameter in fresh.get_submodule(name).parameters()):
             nn.init.normal_(parameter)
+        loaded: Any = None
         for number, by_us in enumerate(ours):
             onto = fresh if number == len(ours) - 1 else copy.deepcopy(fresh)
             loaded = saved_and_loaded(model, onto, Path(folder) / f"adapter-{number}", ours=by_us)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from tests.architectures import ARCHITECTURES, Architecture, architecture
@@ -62,6 +62,12 @@ def coverage(request: pytest.FixtureRequest) -> Iterator[Coverage]:
     if capture is not None and coverage.passed:
         with capture.global_and_fixture_disabled():
             print(f"\n{coverage}")
+
+
+@pytest.fixture(autouse=True)
+def without_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT compiles the template of its card for each adapter it saves: a tenth of the time, and nobody reads it."""
+    monkeypatch.setattr(PeftModel, "create_or_update_model_card", lambda *given: None)
 
 
 # PEFT (0.21) looks for weights of experts in models that store none fused

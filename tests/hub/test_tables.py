@@ -53,9 +53,9 @@ def test_what_a_teacher_said_comes_back(hub, cached, tmp_path):
     assert files.keys() == {".gitattributes", "README.md", "data/train.parquet"}
     assert hub.repository("user/said", "dataset").private
     card = files["README.md"].decode()
-    for text in ("`BertForSequenceClassification`", "0 `bad`, 1 `good`, 2 `odd`", "`user/reviews`", "| train | 6 |"):
+    for text in ("`BertForSequenceClassification`", "0 `bad`, 1 `good`, 2 `odd`", "[user/reviews]", "| train | 6 |"):
         assert text in card
-    assert "- `teacher_logits`: `float32[]`" in card and str(place) not in card and hub.token not in card
+    assert "| `teacher_logits` | `float32[]` |" in card and str(place) not in card and hub.token not in card
     table = opened(hub, tmp_path, "user/said")["train"]
     assert set(table.column_names) == {"teacher_logits", "teacher_features", "labels", "id"}  # not the rows
     assert table["id"][:] == list(range(6)) and table["labels"][:] == rows["labels"][:]

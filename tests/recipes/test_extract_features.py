@@ -76,7 +76,7 @@ def test_pushed_they_are_a_data_set_on_the_hub(extract, reviews, text_model, tmp
         assert not [name for name in files if name.endswith((".bin", ".tmp"))]
         assert hub.repository("user/features", kind="dataset").private
         card = hub.files("user/features", kind="dataset")["README.md"].decode()
-        assert "path: data/validation.parquet" in card and "`BertForSequenceClassification`" in card
+        assert "path: data/validation.parquet" in card and "BertForSequenceClassification" in card
         assert str(tmp_path) not in card and hub.token not in card
         assert [ask.route for ask in hub.requests][:3] == [
             "create",
