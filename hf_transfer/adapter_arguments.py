@@ -284,13 +284,17 @@ class AdapterArguments(AdapterOptions):
             )
         return loaded.model, loaded.processor
 
-    def put_on(self, model: Any, methods: MethodArguments) -> Any:
+    def put_on(self, model: Any, methods: MethodArguments, model_args: ModelArguments) -> Any:
         """The model with its new adapter; as it is where it came with one."""
         if self.adapter_name_or_path is not None:
             return model
         if methods.reinitialize_blocks and methods.reinitialize_blocks <= self.train_blocks:
             self._save_neck(model)
-        return self.add_to(model)
+        model = self.add_to(model)
+        if model_args.model_revision != "main":
+            # the commit that the adapter's files name is looked up by it
+            model.peft_config["default"].revision = model_args.model_revision
+        return model
 
     def _save_neck(self, model: Any) -> None:
         """`reinitialize_blocks` draws the neck anew too: it is then not that of the base model."""

@@ -105,7 +105,7 @@ class FineTuning:
             self.inputs = self._inputs(data, data_args)
         methods.initialise(self.model, self.plain_batches, args, seed=seed)
         if adapter is not None:
-            self.model = adapter.put_on(self.model, methods)
+            self.model = adapter.put_on(self.model, methods, model_args)
         self._trainer: TransferTrainer | None = None
         self._dataset = data_facts(dataset, self.data, config=data_args.dataset_config_name)
         self._told: list[str] = []

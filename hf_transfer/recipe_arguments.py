@@ -71,7 +71,7 @@ class LoopArguments(TransferArguments):
     def at_seed(self, seed: int) -> LoopArguments:
         """The same with another seed and a folder for it."""
         other = copy.copy(self)
-        other.seed = seed
+        other.seed, other.hub_token = seed, self.hub_token  # which a copy leaves behind
         other.output_dir = str(Path(str(self.output_dir)) / f"seed_{seed}")
         return other
 

@@ -156,9 +156,9 @@ def test_random_weights_below_an_adapter():
 
 def test_a_neck_that_is_drawn_anew_is_saved():
     drawn = MethodArguments(reinitialize_blocks=1)
-    names = trained(AdapterArguments(train_blocks=1).put_on(tiny_bert(), drawn))
+    names = trained(AdapterArguments(train_blocks=1).put_on(tiny_bert(), drawn, PRETRAINED))
     assert any("pooler" in name for name in names)
-    image = trained(AdapterArguments(train_blocks=1).put_on(tiny_vit(), drawn))
+    image = trained(AdapterArguments(train_blocks=1).put_on(tiny_vit(), drawn, PRETRAINED))
     assert any("layernorm" in name and "modules_to_save" in name for name in image)
 
 
@@ -191,7 +191,7 @@ def test_training_on(loads, tmp_path):
         "trainable": True,
         "trust_remote_code": False,
     }
-    assert arguments.put_on(model, MethodArguments()) is model
+    assert arguments.put_on(model, MethodArguments(), PRETRAINED) is model
     arguments.load(ModelArguments(model_name_or_path=str(tmp_path)), data)
     assert Path(loads["base_model"]) == tmp_path
 
@@ -202,3 +202,10 @@ def test_training_on_with_other_classes(loads, count, names):
     told = re.escape(", ".join(f"`{name}`" for name in names) or "no classes")
     with pytest.raises(ValueError, match=f"`user/lora` tells `neg`, `pos` apart, the data {told}.*`--merge`"):
         AdapterArguments(adapter_name_or_path="user/lora").load(ModelArguments(), data)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("main", None), ("v1", "v1")])
+def test_the_adapter_names_the_revision_of_its_base(given, kept):
+    start = ModelArguments(model_name_or_path="some/model", model_revision=given)
+    model = AdapterArguments().put_on(tiny_bert(), MethodArguments(), start)
+    assert model.peft_config["default"].revision == kept
