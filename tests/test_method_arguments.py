@@ -89,6 +89,7 @@ def test_every_objective_for_fine_tuning_has_an_option():
 def test_every_callback_has_an_option():
     plumbing = {"Phase", "Plateau", "TrackProgress", "UnfreezingSchedule", "FreezeBackbone"}
     plumbing |= {"AdaptBatchNorm"}  # in the recipe of domain adaptation
+    plumbing |= {"AllocateRanks"}  # comes with the adapter
     assert {kind.__name__ for _, kind in RULES.values()} - {"EarlyStoppingCallback"} | plumbing == set(C.__all__)
 
 

@@ -439,7 +439,8 @@ def test_overrides_keep_the_parents_signature(name):
     assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
         (p.name, p.kind, p.default) for p in theirs.parameters.values()
     ]
-    assert f"super().{name}(" in inspect.getsource(getattr(TransferTrainer, name))
+    # our card takes the place of the stock one
+    assert name == "create_model_card" or f"super().{name}(" in inspect.getsource(getattr(TransferTrainer, name))
 
 
 def test_trainer_kwargs_are_the_parents():

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import importlib
 
-import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from hf_transfer.hub.telling import push_command, status_of, told, unreachable, without_secrets
+from hf_transfer.hub.telling import HTTP_ERROR, push_command, status_of, told, unreachable, without_secrets
+
+
+HTTP = importlib.import_module(HTTP_ERROR.__module__.split(".")[0])  # httpx or httpx2, as the client has it
 
 
 def answered(status: int, message: str = "") -> HfHubHTTPError:
-    request = httpx2.Request("POST", "http://hub/api/models/user/x/commit/main")
-    return HfHubHTTPError("no", response=httpx2.Response(status, request=request), server_message=message)
+    request = HTTP.Request("POST", "http://hub/api/models/user/x/commit/main")
+    return HfHubHTTPError("no", response=HTTP.Response(status, request=request), server_message=message)
 
 
 def wrapped(error: Exception) -> RuntimeError:
@@ -31,8 +34,8 @@ def wrapped(error: Exception) -> RuntimeError:
         (answered(429), ConnectionError, "answered 429", True),
         (answered(503, "busy"), ConnectionError, r"answered 503 \(busy\)", True),
         (wrapped(answered(500)), ConnectionError, "answered 500", True),
-        (wrapped(httpx2.ReadError("cut")), ConnectionError, "ReadError, cut", True),
-        (httpx2.ConnectError("Name or service not known"), ConnectionError, "ConnectError, Name or", True),
+        (wrapped(HTTP.ReadError("cut")), ConnectionError, "ReadError, cut", True),
+        (HTTP.ConnectError("Name or service not known"), ConnectionError, "ConnectError, Name or", True),
         (OfflineModeIsEnabled("no"), ConnectionError, "HF_HUB_OFFLINE is set", True),
         (LocalTokenNotFoundError("no"), PermissionError, "there is no token; log in", False),
         (HFValidationError("Repo id must be in the form"), ValueError, "Repo id must be", False),
@@ -52,13 +55,13 @@ def test_disk_keeps_its_number():
 
 
 def test_status_is_found_through_what_the_client_wraps():
-    assert status_of(wrapped(answered(502))) == 502 and status_of(wrapped(httpx2.ReadError("x"))) is None
+    assert status_of(wrapped(answered(502))) == 502 and status_of(wrapped(HTTP.ReadError("x"))) is None
 
 
 def test_tokens_and_signed_addresses_are_not_told(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "of-the-machine")
     text = "given, of-the-machine and hf_abcdefghijklmnopqrst at https://s3/x?Signature=abc"
-    new = str(told(httpx2.ConnectError(text), what="It", then="Wait.", token="given"))
+    new = str(told(HTTP.ConnectError(text), what="It", then="Wait.", token="given"))
     assert not any(secret in new for secret in ("given", "of-the-machine", "hf_abc", "Signature"))
     assert without_secrets("python -m hf_transfer push") == "python -m hf_transfer push"
 

@@ -77,7 +77,8 @@ def build(options: argparse.Namespace) -> TransferTrainer:
         dataloader_pin_memory=False,
         disable_tqdm=True,
         seed=3,
-        torch_compile=options.compile,
+        torch_compile=options.compile is not None,
+        torch_compile_backend=options.compile,
         activation_checkpointing=options.checkpointing,
         **(fsdp_options() if options.fsdp else {}),
     )
@@ -107,7 +108,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--optim", default="adamw_torch")
     parser.add_argument("--kill-at", type=int)
-    flags = "dropout lora no-objectives weights unfreeze save resume fsdp compile checkpointing"
+    parser.add_argument("--compile", help="a backend of torch.compile")
+    flags = "dropout lora no-objectives weights unfreeze save resume fsdp checkpointing"
     for flag in flags.split():
         parser.add_argument(f"--{flag}", action="store_true")
     options = parser.parse_args()
