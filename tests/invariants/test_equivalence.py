@@ -19,7 +19,7 @@ def test_accumulation_four_times_four_is_sixteen(tmp_path, model):
 
 # A change of phase concerns what is traced, not the code made of it: without the compiler of kernels, which is slow.
 @pytest.mark.parametrize(
-    ("backend", "options"), [("inductor", []), ("aot_eager", ["--unfreeze"])], ids=["full", "unfreeze"]
+    ("backend", "options"), [("inductor", []), ("eager", ["--unfreeze"])], ids=["full", "unfreeze"]
 )
 def test_compiled_is_eager(tmp_path, backend, options):
     eager = run(tmp_path / "eager", "--optim", "sgd", *options)

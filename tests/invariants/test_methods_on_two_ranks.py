@@ -9,7 +9,7 @@ from tests.invariants.processes import check_outcome, outcomes_of
 
 
 pytestmark = pytest.mark.slow
-GROUPS = [("text", "full"), ("vision", "lora")]  # the other two run on one rank
+GROUPS = [("text", "full"), ("vision", "lora")]  # the other two run on one
 
 
 @pytest.fixture(scope="module", params=GROUPS, ids="-".join)
