@@ -53,6 +53,7 @@ def write_features(
     splits = {"train": data.train, "validation": data.eval, "test": data.test}
     files: dict[str, Path] = {}
     rows: dict[str, int] = {}
+    columns: list[str] = []
     for name, split in splits.items():
         if split is not None:
             features = feature_args.extract(
@@ -65,13 +66,15 @@ def write_features(
                 seed=args.seed,
             )
             files[name] = Path(str(args.output_dir)) / "data" / f"{name}.parquet"
-            rows[name] = len(features)
+            rows[name], columns = len(features), features.column_names
             if args.should_save:
                 with whole_file(files[name]) as unfinished:
                     features.to_parquet(str(unfinished))
                 logger.info(f"{name}: {len(features)} rows of {', '.join(features.column_names)} in {files[name]}")
     if args.should_save:
-        write_data_card(_facts(dataset, taps, model, feature_args, rows, data.label_names, args), str(args.output_dir))
+        write_data_card(
+            _facts(dataset, columns, model, feature_args, rows, data.label_names, args), str(args.output_dir)
+        )
     if args.push_to_hub and args.process_index == 0:
         try:
             push_table(
@@ -90,29 +93,26 @@ def write_features(
 
 def _facts(
     dataset: str,
-    taps: Sequence[str],
+    columns: Sequence[str],
     model: Any,
     options: FeatureArguments,
     rows: Mapping[str, int],
     label_names: Sequence[str] | None,
     args: LoopArguments,
 ) -> DataCardFacts:
-    read = {tap: "what enters the head" if tap == "head" else f"output of `{tap}`" for tap in taps}
+    known = {"features": "what enters the head", "labels": "the labels", "id": "number of the row in its split"}
+    settings = {
+        "model class": type(model).__name__,
+        "pooling": options.pooling,
+        "type": options.feature_dtype,
+        "views of a training row": options.views,
+    }
     return DataCardFacts(
         "Features of a frozen model",
         source=dataset,
         model=str(getattr(model.config, "_name_or_path", "") or "") or None,
-        settings={
-            "model class": type(model).__name__,
-            "pooling": options.pooling,
-            "type": options.feature_dtype,
-            "views of a training row": options.views,
-        },
-        columns={
-            **{("features" if tap == "head" else tap): text for tap, text in read.items()},
-            "labels": "the labels",
-            "id": "number of the row in its split",
-        },
+        settings={name: value for name, value in settings.items() if value is not None},
+        columns={column: known.get(column, f"output of `{column}`") for column in columns},
         splits=rows,
         label_names=list(label_names or ()),
         repo_id=repository_name(args) if args.push_to_hub else None,

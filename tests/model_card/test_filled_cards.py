@@ -13,7 +13,8 @@ from hf_transfer.model_card.writing import is_ours
 
 
 ROOT = Path(__file__).parents[2]
-CARDS = sorted((ROOT / "model_cards").glob("*.md"))
+DATA_CARD = ROOT / "model_cards" / "extract_features.md"
+CARDS = sorted(path for path in (ROOT / "model_cards").glob("*.md") if path != DATA_CARD)
 TRAINING_RECIPES = ("adapters", "distillation", "domain_adaptation", "feature_extraction", "finetune")
 
 
@@ -44,7 +45,10 @@ def test_sections_are_those_of_the_template_in_their_order(card):
 
 def test_header_is_read_back(card):
     data = ModelCard(card).data.to_dict()
-    assert data["pipeline_tag"] == "image-classification" and data["library_name"] in ("transformers", "peft")
+    assert data["pipeline_tag"] in ("image-classification", "text-classification") and data["library_name"] in (
+        "transformers",
+        "peft",
+    )
     assert "accuracy" in data["metrics"] and data["model-index"][0]["results"]
 
 
@@ -63,3 +67,11 @@ def test_nothing_of_the_machine_is_told(card):
 def test_no_line_is_a_gap(card):
     assert "nformation needed" not in card and "\n\n\n" not in card
     assert not re.search(r"\bNone\b|\[\]|\{\}|\bnan\b", card)
+
+
+def test_features_have_the_card_of_a_data_set():
+    text = DATA_CARD.read_text(encoding="utf-8")
+    assert is_ours(text) and "| `features` | what enters the head |" in text and "| `id` |" in text
+    known = headings(template_text("data"))
+    assert headings(text) == [heading for heading in known if heading in headings(text)]
+    test_nothing_of_the_machine_is_told(text)
