@@ -19,7 +19,7 @@ OBJECTIVES_NAME = "objectives.safetensors"
 """File of a checkpoint that holds the parameters and buffers of the objectives."""
 
 STATISTICS_NAME = "running_statistics.safetensors"
-"""File of a checkpoint of adapters that holds the running statistics of batch normalisation."""
+"""File beside an adapter that holds the running statistics of norms it leaves frozen."""
 
 __all__ = [
     "OBJECTIVES_NAME",
@@ -86,8 +86,8 @@ def load_objectives(objectives: Objectives, folder: Path) -> None:
 
 def save_statistics(model: nn.Module, folder: Path) -> None:
     """
-    Write the running statistics of batch normalisation into a checkpoint of adapters, which leaves them out: a resumed
-    run would go on from the pretrained ones. Nothing for other models, whose checkpoints hold them. Atomic.
+    Write the running statistics of batch normalisation beside an adapter that leaves the norms frozen: training moves
+    them, and PEFT saves those of `modules_to_save` only. Nothing for other models, whose files hold them. Atomic.
     """
     state = {name: buffer.detach().cpu().contiguous() for name, buffer in _statistics(model).items()}
     if state:
@@ -96,17 +96,19 @@ def save_statistics(model: nn.Module, folder: Path) -> None:
 
 
 def load_statistics(model: nn.Module, folder: Path) -> None:
-    """Restore what `save_statistics` wrote; nothing if the checkpoint is of another trainer."""
+    """Restore what `save_statistics` wrote; nothing if the files are of another trainer."""
     path, buffers = folder / STATISTICS_NAME, _statistics(model)
     if buffers and path.is_file():
         for name, value in load_file(path).items():
-            buffers[name].copy_(value)
+            if name in buffers:  # those of copies, in files of earlier versions, came with the adapter
+                buffers[name].copy_(value)
 
 
 def _statistics(model: nn.Module) -> dict[str, torch.Tensor]:
     if not hasattr(model, "peft_config"):  # told by attribute: `peft` is no dependency
         return {}
     norms = {name for name, module in model.named_modules() if has_statistics(module)}
+    norms = {name for name in norms if not {"modules_to_save", "original_module"} & {*name.split(".")}}
     return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[0] in norms}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging as stock_logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from transformers.utils import logging
 from hf_transfer.files import whole_file
 from hf_transfer.models import EMBEDDED
 from hf_transfer.predictions import predict
+from hf_transfer.recipe import show_messages
 
 
 logger = logging.get_logger(__name__)
@@ -85,7 +85,7 @@ def classify(args: ClassificationArguments) -> list[dict[str, Any]]:
     from hf_transfer.adapters.embedded import embedded_adapter
     from hf_transfer.adapters.loading import load_adapter
 
-    _show_messages()
+    show_messages()
     source: str | Path = args.adapter_name_or_path
     if str(source).startswith(EMBEDDED):
         source = embedded_adapter(str(source).removeprefix(EMBEDDED))
@@ -217,11 +217,3 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 def _shown(row: Mapping[str, Any]) -> str:
     shown = {key: value for key, value in row.items() if key != "probabilities"}
     return "  ".join(f"{value:.4f}" if isinstance(value, float) else str(value) for value in shown.values())
-
-
-def _show_messages() -> None:
-    """As `hf_transfer.recipe.prepare_run` does for recipes that train."""
-    own = stock_logging.getLogger("hf_transfer")
-    if not own.handlers:
-        own.addHandler(stock_logging.StreamHandler())
-    own.setLevel(stock_logging.INFO)

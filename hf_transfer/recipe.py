@@ -27,7 +27,7 @@ from hf_transfer.repeats import repeats_table, summarise
 
 logger = hf_logging.get_logger(__name__)
 
-__all__ = ["parse", "prepare_run", "save_summary", "score"]
+__all__ = ["parse", "prepare_run", "save_summary", "score", "show_messages"]
 
 
 def parse(script: str, *dataclass_types: Any) -> tuple[Any, ...]:
@@ -110,6 +110,14 @@ def _words(settings: Mapping[str, Any], known: set[str], path: Path) -> list[str
     return words
 
 
+def show_messages(level: int = logging.INFO) -> None:
+    """Make the library's own messages visible from a level on."""
+    own = logging.getLogger("hf_transfer")
+    if not own.handlers:
+        own.addHandler(logging.StreamHandler())
+    own.setLevel(level)
+
+
 def prepare_run(args: TrainingArguments, *, repo_type: str = "model") -> None:
     """
     Make the library's own messages visible on the main process, and fail now if the results could not be written, or
@@ -123,10 +131,7 @@ def prepare_run(args: TrainingArguments, *, repo_type: str = "model") -> None:
         PermissionError: if the output folder cannot be made or written to, or the Hub refuses the repository.
         ValueError: if the repository has no name that it can have.
     """
-    logger = logging.getLogger("hf_transfer")
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
-    logger.setLevel(logging.INFO if args.should_log else logging.WARNING)
+    show_messages(logging.INFO if args.should_log else logging.WARNING)
     try:
         os.makedirs(str(args.output_dir), exist_ok=True)
         with tempfile.TemporaryFile(dir=args.output_dir):

@@ -34,7 +34,6 @@ from hf_transfer.checkpoint import (
     load_renamed_weights,
     load_statistics,
     save_objectives,
-    save_statistics,
 )
 from hf_transfer.data.sampling import SetSamplerEpoch, domain_sampler
 from hf_transfer.frozen_prefix.rows import ROW
@@ -282,7 +281,6 @@ class TransferTrainer(PushingTrainer):
         in_checkpoint = _internal_call and self.args.should_save and not self.is_fsdp_enabled
         if in_checkpoint and output_dir is not None:
             save_objectives(self.objectives, Path(output_dir))
-            save_statistics(cast(nn.Module, self.model), Path(output_dir))
             save_allocation(self.model, Path(output_dir))
 
     def create_model_card(

@@ -21,8 +21,8 @@ from hf_transfer.adapters.processors import load_processor
 from hf_transfer.adapters.repository import adapter_folder
 from hf_transfer.adapters.reversible import let_gradients_in
 from hf_transfer.adapters.saved_adapter import SavedAdapter, read_adapter
-from hf_transfer.adapters.saved_statistics import load_frozen_statistics
 from hf_transfer.anatomy import anatomy
+from hf_transfer.checkpoint import load_statistics
 
 
 logger = logging.get_logger(__name__)
@@ -138,7 +138,7 @@ def load_adapter(
             saved.config.revision = options["revision"]  # so that it is saved again with it
         model = _insert(saved, base.model, name, trainable)
         _check_complete(saved, base, trainable)
-    load_frozen_statistics(model, folder)
+    load_statistics(model, folder)
     _check_same_base(saved, model, name, given=base is None)
     processor = load_processor(saved, base, model)
     if merge:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_transfer.adapters.repository import CONFIG_NAME, WEIGHTS_NAME
-from hf_transfer.adapters.saved_statistics import save_frozen_statistics
 from hf_transfer.adapters.task_config import TASK_CONFIG_NAME, save_task_config
+from hf_transfer.checkpoint import save_statistics
 
 
 __all__ = ["save_adapter"]
@@ -60,7 +60,7 @@ def save_adapter(model: Any, folder: str | os.PathLike[str], *, processor: Any =
         for name in model.peft_config:
             place = unfinished if name == "default" else unfinished / name
             save_task_config(model, place, name=name)
-            save_frozen_statistics(model, place)
+            save_statistics(model, place)
         if processor is not None:
             processor.save_pretrained(str(unfinished))
         os.chmod(unfinished, 0o755)  # mkdtemp makes it private

@@ -13,7 +13,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress, hf_api
 
-from hf_transfer.checkpoint import save_objectives
+from hf_transfer.checkpoint import save_objectives, save_statistics
 from hf_transfer.hub.arguments_file import save_training_arguments
 from hf_transfer.hub.files import is_stale, pushed_files
 from hf_transfer.hub.pushing import push_files
@@ -79,13 +79,12 @@ class PushingTrainer(Trainer):
         model = cast(Any, self.accelerator.unwrap_model(cast(nn.Module, self.model), keep_torch_compile=False))
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # a fingerprint of the base needs all ranks
         for name in () if sharded else getattr(model, "peft_config", ()):
-            from hf_transfer.adapters.saved_statistics import save_frozen_statistics
             from hf_transfer.adapters.task_config import save_task_config
 
             inner = folder if name == "default" else folder / name
             if inner.is_dir() and hasattr(model, "get_base_model"):
                 save_task_config(model, inner, name=name)
-                save_frozen_statistics(model, inner)
+                save_statistics(model, inner)
 
     def push_to_hub(
         self,

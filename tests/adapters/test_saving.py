@@ -10,8 +10,8 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from hf_transfer.adapters.loading import load_adapter
-from hf_transfer.adapters.saved_statistics import save_frozen_statistics
 from hf_transfer.adapters.saving import save_adapter
+from hf_transfer.checkpoint import save_statistics
 from tests.adapters.saved import adapted, config_for, load_base, logits, moved
 from tests.models import tiny_bert
 
@@ -47,7 +47,7 @@ def test_statistics_of_norms_that_are_not_saved_go_along(bases, tmp_path):
 
 
 def test_models_without_statistics_get_no_file_for_them(bases, tmp_path):
-    save_frozen_statistics(adapted("text", bases["text"]), tmp_path)
+    save_statistics(adapted("text", bases["text"]), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
