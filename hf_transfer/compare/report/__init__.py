@@ -1,0 +1,1 @@
+"""The report of a comparison: a page, a text and their figures."""

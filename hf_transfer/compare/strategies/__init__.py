@@ -1,0 +1,1 @@
+"""Strategies that a comparison runs side by side."""

@@ -1,0 +1,87 @@
+"""What a strategy of a comparison is: a name, words for the report, and how it makes a model of a setup."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+
+if TYPE_CHECKING:
+    from hf_transfer.compare.setup import Setup
+    from hf_transfer.trainer import TransferTrainer
+
+
+__all__ = ["Fitted", "Strategy"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """
+    What a strategy made.
+
+    Args:
+        model (`nn.Module`, *optional*): that answers, and is saved where it wins; `None` if there is none to save, as
+            of the majority class.
+        trained_parameters (`int`, *optional*, defaults to 0): weights that were trained.
+        steps (`int`, *optional*, defaults to 0): optimizer steps.
+        trainer (`TransferTrainer`, *optional*): that trained it; its facts get into the model card.
+        logits (`Mapping[str, np.ndarray]`, *optional*): what it says of `validation` and `test`, where that is known
+            without running the model, `(N, C)` in the order of the rows.
+        note (`str`, *optional*): what is to be told of the run.
+    """
+
+    model: nn.Module | None
+    trained_parameters: int = 0
+    steps: int = 0
+    trainer: TransferTrainer | None = None
+    logits: Mapping[str, np.ndarray] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy(ABC):
+    """
+    A way to get a model for a task. Strategies of your own are subclasses with a method `fit`, or instances of
+    [`FineTune`] with other objectives, callbacks and options.
+
+    Args:
+        name (`str`): word in tables, folders and on the command line.
+        title (`str`, *optional*): words in the report; by default the name.
+        about (`str`, *optional*): what it does, in a sentence.
+        needs (`frozenset[str]`, *optional*): what must be given: `teacher`, `target`.
+        baseline (`bool`, *optional*, defaults to `False`): whether others are measured by it; it is never recommended.
+        rate (`str`, *optional*): which learning rate it takes: that of `whole` models, of an `adapter`, or of a model
+            from `scratch`; `None` where nothing is trained by gradient.
+    """
+
+    name: str
+    title: str = ""
+    about: str = ""
+    needs: frozenset[str] = frozenset()
+    baseline: bool = False
+    rate: str | None = None
+
+    @abstractmethod
+    def fit(self, setup: Setup) -> Fitted:
+        """
+        Make the model.
+
+        Args:
+            setup (`Setup`): rows, fresh models, features and arguments of this run; all random choices follow its
+                seed.
+        """
+
+    @property
+    def label(self) -> str:
+        """What it is called in the report."""
+        return self.title or self.name
+
+    def settings(self) -> dict[str, Any]:
+        """What its result depends on, for the fingerprint of a run; callables by their qualified names."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("title", "about")}
+        return {name: getattr(value, "__qualname__", value) for name, value in shown.items()}
