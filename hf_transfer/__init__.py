@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.attach import Attachment, attach
 from hf_transfer.batch import ModelSpec, TransferBatch
+from hf_transfer.compare import compare
 from hf_transfer.objective import Objective
 
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from hf_transfer.adapters import (
         adapter_summary,
         add_adapter,
-        add_saved_adapter,
         combine_adapters,
         give_head,
         load_adapter,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     )
     from hf_transfer.callbacks.domain_health import DomainHealth
     from hf_transfer.callbacks.target_validation import TargetValidation
+    from hf_transfer.compare.outcome import ComparisonResults
+    from hf_transfer.compare.strategies import FineTune, Strategy
     from hf_transfer.data import mix_domains
     from hf_transfer.data.row_index import with_index
     from hf_transfer.data.views import TwoViewsCollator
@@ -143,6 +145,7 @@ __all__ = [
     "CentralMomentDiscrepancy",
     "ClassBalanced",
     "CoTuning",
+    "ComparisonResults",
     "ConditionalAdversarial",
     "ContrastClause",
     "ContrastiveRepresentation",
@@ -157,6 +160,7 @@ __all__ = [
     "EntropyMinimization",
     "ExponentialMovingAverage",
     "FeatureExtractionTrainer",
+    "FineTune",
     "FineTuningTrainer",
     "FixMatch",
     "FocalLoss",
@@ -193,6 +197,7 @@ __all__ = [
     "SlicedWasserstein",
     "Source",
     "StochNorm",
+    "Strategy",
     "SupervisedContrastive",
     "TargetValidation",
     "Teacher",
@@ -210,12 +215,12 @@ __all__ = [
     "adapt_source_free",
     "adapter_summary",
     "add_adapter",
-    "add_saved_adapter",
     "anatomy",
     "attach",
     "cache_teacher",
     "class_shift",
     "combine_adapters",
+    "compare",
     "domain_bound",
     "export_model",
     "extract_features",
@@ -256,8 +261,7 @@ __all__ = [
 _LAZY = {
     "adaptation": "adapt_at_test_time adapt_batch_norm adapt_source_free",
     "adapters": (
-        "adapter_summary add_adapter add_saved_adapter combine_adapters give_head load_adapter merge_adapter "
-        "save_adapter switch_adapter"
+        "adapter_summary add_adapter combine_adapters give_head load_adapter merge_adapter save_adapter switch_adapter"
     ),
     "arguments": "TransferArguments",
     "callbacks": (
@@ -266,6 +270,8 @@ _LAZY = {
     ),
     "callbacks.domain_health": "DomainHealth",
     "callbacks.target_validation": "TargetValidation",
+    "compare.outcome": "ComparisonResults",
+    "compare.strategies": "FineTune Strategy",
     "data": "mix_domains",
     "data.row_index": "with_index",
     "data.views": "TwoViewsCollator",

@@ -5,7 +5,6 @@ from hf_transfer.adapters.heads import give_head, switch_adapter
 from hf_transfer.adapters.loading import LoadedAdapter, load_adapter
 from hf_transfer.adapters.merging import merge_adapter
 from hf_transfer.adapters.portable import remove_machine_paths
-from hf_transfer.adapters.saved_beside import add_saved_adapter
 from hf_transfer.adapters.saving import save_adapter
 from hf_transfer.adapters.several import combine_adapters
 from hf_transfer.adapters.summary import adapter_summary
@@ -15,7 +14,6 @@ __all__ = [
     "LoadedAdapter",
     "adapter_summary",
     "add_adapter",
-    "add_saved_adapter",
     "combine_adapters",
     "give_head",
     "load_adapter",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from hf_transfer._blocks import bare_name
 from hf_transfer.adapters.base_checkpoint import frozen_fingerprint
 from hf_transfer.adapters.base_loading import Base, base_options, load_base
 from hf_transfer.adapters.geometry import show_geometry
-from hf_transfer.adapters.heads import HeadLabels, give_head, switch_adapter
+from hf_transfer.adapters.heads import HeadLabels, give_head, labels_of, set_labels, switch_adapter
 from hf_transfer.adapters.merging import merge_adapter
 from hf_transfer.adapters.processors import load_processor
 from hf_transfer.adapters.repository import adapter_folder
@@ -30,6 +32,8 @@ logger = logging.get_logger(__name__)
 _SIZES = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[.*?\])\).*?torch\.Size\((\[.*?\])\)")
 _SAME_TYPE, _OTHER_TYPE = 1e-5, 1e-2
 """Relative difference of fingerprints that rounding explains, in one and between two number formats."""
+_TAKEN = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Starts of LoRA that PEFT takes out of the weights it stands on, when an adapter is made and when it is loaded."""
 
 __all__ = ["LoadedAdapter", "load_adapter"]
 
@@ -66,7 +70,8 @@ def load_adapter(
             Hub id or folder of the adapter.
         base_model (`str`, path or `nn.Module`, *optional*):
             The base model in place of the one that the adapter names: Hub id, folder, `embedded:...`, or a model,
-            which is changed in place. A `PeftModel` gets the adapter beside those it has, as the active one.
+            which is changed in place. A `PeftModel` gets the adapter beside those it has, as the active one, with a
+            head of the saved size; after an error it is as it was.
         base_revision (`str`, *optional*):
             Branch, tag or commit of the base model. By default the commit that the adapter was trained on.
         revision (`str`, *optional*, defaults to `"main"`):
@@ -93,7 +98,7 @@ def load_adapter(
         OSError: if the adapter or the base model is gone, or cannot be reached.
         ValueError: if the weights are a pickle, a file is broken or would lie outside of the folder; if adapter and
             base model do not fit each other, or the base has changed; if weights would be left random; if a method
-            cannot be merged or trained on.
+            cannot be merged, trained on, or put beside the adapters of a model.
 
     Relations:
         [`save_adapter`] writes what this opens. `AutoPeftModelForSequenceClassification` of PEFT opens text adapters
@@ -148,15 +153,57 @@ def load_adapter(
 
 def _insert(saved: SavedAdapter, model: Any, name: str, trainable: bool) -> Any:
     """The model with the adapter, its weights read."""
+    first = not hasattr(model, "peft_config")
+    if not first:
+        _check_beside(saved, model, name)
+    saved.config.inference_mode = not trainable
+    with nullcontext() if first else _as_it_was(model, name):
+        return _filled(saved, model, name, trainable, first=first)
+
+
+def _check_beside(saved: SavedAdapter, model: Any, name: str) -> None:
+    """Refuse what a model with adapters cannot take in."""
+    if name in model.peft_config:
+        raise ValueError(
+            f"The model has an adapter `{name}` already, which would be overwritten. Give this one another name, "
+            f'load_adapter(..., name="second"), or `model.delete_adapter("{name}")` first.'
+        )
+    theirs, ours = saved.config.peft_type, next(iter(model.peft_config.values())).peft_type
+    if theirs != ours:
+        raise ValueError(
+            f"`{saved.source}` is an adapter of type {theirs.value}, and the model has {ours.value}: PEFT holds one "
+            "type in one model. Load it on a base of its own, without `base_model`."
+        )
+    start = getattr(saved.config, "init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(_TAKEN):
+        raise ValueError(
+            f'`{saved.source}` began with init_lora_weights="{start}", which took its start out of the weights of the '
+            f"base model: put beside others as `{name}`, it would change what they stand on. Load it on a base of its "
+            "own, without `base_model`, or save it converted: `path_initial_model_for_weight_conversion` of PEFT."
+        )
+
+
+@contextmanager
+def _as_it_was(model: Any, name: str) -> Iterator[None]:
+    """After an error the model is without the adapter, and the one before is active as it was."""
+    active = model.active_adapters[0]
+    labels = labels_of(model, active)
+    training = {key: parameter.requires_grad for key, parameter in model.named_parameters()}
+    try:
+        yield
+    except Exception:
+        if name in model.peft_config:
+            model.delete_adapter(name)
+        switch_adapter(model, active)
+        set_labels(model, active, labels)
+        for key, parameter in model.named_parameters():
+            parameter.requires_grad_(training[key])
+        raise
+
+
+def _filled(saved: SavedAdapter, model: Any, name: str, trainable: bool, *, first: bool) -> Any:
     from peft import get_peft_model
 
-    first = not hasattr(model, "peft_config")
-    if not first and name in model.peft_config:
-        raise ValueError(
-            f"The model has an adapter `{name}` already, which would be overwritten. Give this one another name: "
-            'load_adapter(..., name="second").'
-        )
-    saved.config.inference_mode = not trainable
     try:
         if first:
             saved.config.base_model_name_or_path = getattr(model, "name_or_path", None) or None
@@ -194,7 +241,7 @@ def _give_head(saved: SavedAdapter, model: Any, name: str) -> None:
     outputs = saved.whole_weights.get(weight, (0,))[0]
     if saved.task is not None and saved.task.num_labels == outputs:
         give_head(model, name, HeadLabels(saved.task.id2label, saved.task.problem_type))
-    elif outputs not in (0, model.config.num_labels):
+    elif outputs not in (0, labels_of(model, name).num_labels):  # a new one has the labels of the base
         give_head(model, name, [f"LABEL_{number}" for number in range(outputs)])
 
 

@@ -201,8 +201,8 @@ def data_from(trainer: Trainer) -> list[DataFacts]:
 def _inherited(base: str | None, hub_id: str | None, revision: str | None, model: Any) -> tuple[str | None, list[str]]:
     """License and languages of the base model, where its card lies on this machine."""
     source = getattr(getattr(_inside(model), "config", None), "_name_or_path", None) or ""
-    path: Any = Path(source) / "README.md"
-    if not path.is_file() and hub_id:
+    path: Any = Path(source) / "README.md" if source else None  # without a name it would be the folder we are in
+    if (path is None or not path.is_file()) and hub_id:
         path = try_to_load_from_cache(hub_id, "README.md", revision=revision)
     if base is None or not isinstance(path, (str, Path)) or not Path(path).is_file():
         return None, []

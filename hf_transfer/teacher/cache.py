@@ -206,7 +206,9 @@ def _device(teacher: Teacher) -> torch.device:
         return parameter.device
     kind = torch.accelerator.current_accelerator()
     assert kind is not None
-    return torch.device(kind.type, int(os.environ.get("LOCAL_RANK", "0")))
+    # a run of a comparison sees no other process, and keeps the device that was picked for it
+    own = os.environ.get("LOCAL_RANK") or torch.accelerator.current_device_index()
+    return torch.device(kind.type, int(own))
 
 
 def _entry(reader: TeacherReader, rows: Source, store: str, batch_size: int, cache_dir: Any) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.weights.slots import has_adapters, refuse_wrapped
 
 
-__all__ = ["reinitialize_blocks"]
+__all__ = ["draw_anew", "reinitialize_blocks"]
 
 _FLAG = "_is_hf_initialized"  # transformers 5 leaves alone what carries it
 
@@ -84,6 +84,40 @@ def reinitialize_blocks(model: nn.Module, count: int, *, neck: bool = True) -> l
     modules.update((name, model.get_submodule(name)) for name in holders)
     _redraw(model, wanted, modules)
     return [name for part in parts for name in names[part]]
+
+
+def draw_anew(model: nn.Module, names: Collection[str]) -> list[str]:
+    """
+    Draw some parameters, and running statistics, anew with the model's own initialiser, and nothing else.
+
+    Random numbers are drawn from torch's global generator. Other buffers are left as they are.
+
+    Args:
+        model (`nn.Module`): any model of `transformers`.
+        names (`Collection[str]`): of the tensors, such as what [`missing_weights`] found.
+
+    Returns:
+        `list[str]`: names of those that were drawn, in the order of the model's modules.
+
+    Raises:
+        ValueError: if the model has no initialiser for one of them.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+        >>> draw_anew(BertForSequenceClassification(config), {"classifier.weight", "classifier.bias"})
+        ['classifier.weight', 'classifier.bias']
+    """
+    wanted: dict[str, Any] = {}
+    modules: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        for key, tensor in (*module.named_parameters(recurse=False), *_statistics(module)):
+            path = f"{name}.{key}" if name else key
+            if path in names:
+                wanted[path] = tensor
+                modules[name] = module
+    _redraw(model, wanted, modules)
+    return list(wanted)
 
 
 def _chosen_parts(found: Anatomy, count: int, neck: bool) -> list[str]:

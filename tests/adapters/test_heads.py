@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hf_transfer.adapters.heads import (
@@ -16,8 +17,9 @@ from hf_transfer.adapters.heads import (
     set_labels,
     switch_adapter,
 )
+from hf_transfer.adapters.loading import load_adapter
 from hf_transfer.adapters.merging import logits_of, merge_adapter
-from hf_transfer.adapters.saved_beside import add_saved_adapter
+from hf_transfer.adapters.saving import save_adapter
 from hf_transfer.anatomy import anatomy
 from hf_transfer.trial_inputs import inputs_of
 from tests.models import tiny_bert, tiny_resnet, tiny_vit
@@ -119,14 +121,14 @@ def test_heads_of_other_sizes_survive_saving(tmp_path):
     inputs = inputs_of(model)
     expected = {name: logits_of(switch_adapter(model, name), inputs) for name in ("mood", "topic")}
     base_weights = {name: tensor for name, tensor in model.state_dict().items() if "lora" not in name}
-    model.save_pretrained(tmp_path)
+    save_adapter(model, tmp_path)
     torch.manual_seed(0)
     again = get_peft_model(tiny_bert(), config(), adapter_name="other")
     assert all(torch.equal(base_weights[n], t) for n, t in again.state_dict().items() if n in base_weights)
-    add_saved_adapter(again, tmp_path / "topic", name="topic", labels=["art", "law", "science", "sport", "war"])
+    load_adapter(tmp_path, base_model=again, name="topic")
     assert torch.equal(logits_of(again, inputs), expected["topic"])
     assert again.config.id2label[4] == "war"
-    add_saved_adapter(again, tmp_path / "mood", name="mood")
+    load_adapter(tmp_path, base_model=again, name="mood")
     assert torch.equal(logits_of(again, inputs), expected["mood"])
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert torch.equal(logits_of(switch_adapter(again, "topic"), inputs), expected["topic"])
@@ -135,26 +137,55 @@ def test_heads_of_other_sizes_survive_saving(tmp_path):
 def test_loaded_labels_without_names_are_numbered(tmp_path):
     model = two_adapters()
     model.save_pretrained(tmp_path)
-    add_saved_adapter(model, tmp_path / "topic", name="again", trainable=True)
+    # the active adapter has as many outputs as the saved one, the base fewer
+    switch_adapter(model, "topic")
+    load_adapter(tmp_path / "topic", base_model=model, name="again", trainable=True)
     assert model.config.id2label == {number: f"LABEL_{number}" for number in range(5)}
-    assert any(parameter.requires_grad for parameter in model.parameters())
+    training = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert training and all("again" in name.split(".") for name in training)
 
 
-def test_what_does_not_fit_leaves_the_model_as_it_was(tmp_path):
+def test_a_head_of_the_size_of_the_base_has_its_labels(tmp_path):
     model = two_adapters()
     model.save_pretrained(tmp_path)
-    wide = get_peft_model(tiny_bert(hidden_size=32), config(), adapter_name="mood")
-    inputs = inputs_of(wide)
-    expected = logits_of(wide, inputs)
-    with pytest.raises(ValueError, match=r"does not fit the model \(.*\): it was trained on another architecture"):
-        add_saved_adapter(wide, tmp_path / "mood", name="b")
-    assert list(wide.peft_config) == ["mood"] and torch.equal(logits_of(wide, inputs), expected)
-    with pytest.raises(ValueError, match="has 5 outputs, and 2 labels were given.*Pass 5 labels"):
-        add_saved_adapter(model, tmp_path / "topic", name="b", labels=["x", "y"])
-    with pytest.raises(ValueError, match="already has an adapter `mood`.*delete_adapter"):
-        add_saved_adapter(model, tmp_path / "topic", name="mood")
-    with pytest.raises(FileNotFoundError, match="has no adapter_model.safetensors"):
-        add_saved_adapter(model, tmp_path, name="b")
+    names = dict(labels_of(model, "mood").id2label)
+    switch_adapter(model, "topic")
+    load_adapter(tmp_path / "mood", base_model=model, name="again")
+    assert model.config.id2label == names and labels_of(model, "topic").num_labels == 5
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("broken", ["width", "weights", "head"])
+def test_what_does_not_fit_leaves_the_model_as_it_was(tmp_path, trainable, broken):
+    two_adapters().save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_bert(hidden_size=32 if broken == "width" else 16), config(), adapter_name="mood")
+    model = give_head(model, "mood", ["bad", "good"])
+    switch_adapter(model, "mood", trainable=trainable)
+    file = tmp_path / "topic" / "adapter_model.safetensors"
+    state = load_file(file)
+    if broken == "weights":
+        state["base_model.model.bert.encoder.layer.9.output.dense.lora_A.weight"] = torch.ones(2, 2)
+    elif broken == "head":
+        state["base_model.model.classifier.bias"] = torch.ones(4)
+    save_file(state, file)
+    before = {name: (parameter.clone(), parameter.requires_grad) for name, parameter in model.named_parameters()}
+    config_before, active = model.config.to_dict(), model.active_adapters
+    with pytest.raises(ValueError, match="does not fit|has another size"):
+        load_adapter(tmp_path / "topic", base_model=model, name="b", trainable=True)
+    after = dict(model.named_parameters())
+    assert after.keys() == before.keys() and list(model.peft_config) == ["mood"]
+    assert all(torch.equal(after[n], old) and after[n].requires_grad == grad for n, (old, grad) in before.items())
+    assert model.active_adapters == active and model.config.to_dict() == config_before
+
+
+def test_a_name_that_is_taken(tmp_path):
+    model = two_adapters()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has an adapter `mood` already, which would be .*delete_adapter"):
+        load_adapter(tmp_path / "topic", base_model=model, name="mood")
+    with pytest.raises(FileNotFoundError, match="holds several adapters .* Choose from mood, topic"):
+        load_adapter(tmp_path, base_model=model, name="b")
 
 
 def test_saved_adapters_of_other_kinds_are_refused(tmp_path):
@@ -163,12 +194,22 @@ def test_saved_adapters_of_other_kinds_are_refused(tmp_path):
     model = two_adapters()
     ia3 = get_peft_model(tiny_bert(), IA3Config(target_modules=["query"], feedforward_modules=[]))
     ia3.save_pretrained(tmp_path / "ia3")
-    with pytest.raises(ValueError, match="of the method IA3, not LORA.*load_adapter"):
-        add_saved_adapter(model, tmp_path / "ia3", name="b")
-    pissa = get_peft_model(tiny_bert(), config(init_lora_weights="pissa"))
-    pissa.save_pretrained(tmp_path / "pissa")
-    with pytest.raises(ValueError, match=r'init_lora_weights="pissa", which took its start out of the base'):
-        add_saved_adapter(model, tmp_path / "pissa", name="b")
+    with pytest.raises(ValueError, match="of type IA3, and the model has LORA: PEFT holds one .*without `base_model`"):
+        load_adapter(tmp_path / "ia3", base_model=model, name="b")
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_2", "olora"])
+def test_starts_out_of_the_base_are_refused_beside_others(tmp_path, start):
+    get_peft_model(tiny_bert(), config(init_lora_weights=start)).save_pretrained(tmp_path)
+    model = two_adapters()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    message = rf'began with init_lora_weights="{start}", which took its start out .*save it converted'
+    with pytest.raises(ValueError, match=message):
+        load_adapter(tmp_path, base_model=model, name="b")
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    # by itself, on the model that it began on, it is read as before
+    torch.manual_seed(0)
+    assert load_adapter(tmp_path, base_model=tiny_bert()).model.peft_config["default"].init_lora_weights == start
 
 
 def test_unknown_names_are_refused():

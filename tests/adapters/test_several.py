@@ -8,8 +8,8 @@ from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from hf_transfer.adapters.heads import give_head, labels_of, set_labels, switch_adapter
+from hf_transfer.adapters.loading import load_adapter
 from hf_transfer.adapters.merging import logits_of, merge_adapter
-from hf_transfer.adapters.saved_beside import add_saved_adapter
 from hf_transfer.adapters.several import combine_adapters
 from hf_transfer.trial_inputs import inputs_of
 from tests.models import tiny_bert, tiny_resnet
@@ -186,7 +186,7 @@ def test_the_sum_survives_saving(method, tmp_path):
     model.save_pretrained(tmp_path)
     torch.manual_seed(0)
     again = get_peft_model(tiny_bert(), config())
-    add_saved_adapter(again, tmp_path / "sum", name="sum")
+    load_adapter(tmp_path, base_model=again, name="sum")
     assert torch.equal(logits_of(again, inputs), expected)
 
 
@@ -198,7 +198,7 @@ def test_ranks_by_layer_survive_saving(tmp_path):
     expected = logits_of(model, inputs)
     model.save_pretrained(tmp_path)
     torch.manual_seed(0)
-    again = add_saved_adapter(get_peft_model(tiny_bert(), config()), tmp_path / "sum", name="sum")
+    again, _ = load_adapter(tmp_path, base_model=get_peft_model(tiny_bert(), config()), name="sum")
     torch.testing.assert_close(logits_of(again, inputs), expected)
 
 

@@ -91,7 +91,8 @@ def test_lazy_names_and_typed_names_are_the_same():
     typed = {alias.name for line in typed_only.body if isinstance(line, ast.ImportFrom) for alias in line.names}
     assert typed == set(hf_transfer._MODULE_OF)
     eager = set(hf_transfer.__all__) - typed
-    assert eager == {"Anatomy", "Attachment", "ModelSpec", "Objective", "TransferBatch", "anatomy", "attach"}
+    names = {"Anatomy", "Attachment", "ModelSpec", "Objective", "TransferBatch", "anatomy", "attach", "compare"}
+    assert eager == names
 
 
 def test_unknown_name_is_an_attribute_error():

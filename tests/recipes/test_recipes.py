@@ -31,13 +31,14 @@ def argument_classes(script: Path) -> list[Any]:
     if "ClassificationArguments" in scope:
         return [scope["ClassificationArguments"]]  # it trains nothing
     own = [kind for kind in scope.values() if dataclasses.is_dataclass(kind) and kind.__module__ == "recipe"]
-    loops = ("AdaptationLoopArguments", "DistillationLoopArguments", "AdapterLoopArguments")
+    loops = ("AdaptationLoopArguments", "DistillationLoopArguments", "AdapterLoopArguments", "CompareLoopArguments")
     loop = next((scope[name] for name in loops if name in scope), LoopArguments)
     names = ("DomainArguments", "DistillationArguments", "AdapterOptions", "AdapterArguments", "MethodArguments")
-    names = ("RunArguments", *names, "ProbeArguments", "FeatureArguments")
+    names = ("RunArguments", *names, "ProbeArguments", "FeatureArguments", "CompareArguments")
     shared = [scope[name] for name in names if name in scope]
     shared = [kind for kind in shared if not any(issubclass(other, kind) for other in own)]
-    model = [] if "DistillationArguments" in scope else [ModelArguments]  # it names two models by options of its own
+    # these name two models or several by options of their own
+    model = [] if {"DistillationArguments", "CompareArguments"} & scope.keys() else [ModelArguments]
     return [*own, *shared, *model, DataArguments, loop]
 
 

@@ -350,3 +350,15 @@ def test_a_teacher_without_a_head_has_features_only(cached):
     assert "teacher_logits" not in result.column_names and len(result[0]["teacher_features"]) == 16
     with pytest.raises(ValueError, match="predicts nothing .* there are no logits to store"):
         cached(model, data)
+
+
+@pytest.mark.parametrize(("local_rank", "index"), [("1", 1), (None, 3)])
+def test_a_teacher_runs_on_the_accelerator_of_its_process(tmp_path, monkeypatch, local_rank, index):
+    tiny_bert().save_pretrained(tmp_path)  # type: ignore[operator]
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 3)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert caching._device(Teacher(str(tmp_path))) == torch.device("cuda", index)

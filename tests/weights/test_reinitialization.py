@@ -33,6 +33,7 @@ from transformers import (
 
 from hf_transfer import anatomy
 from hf_transfer.weights import reinitialize_blocks
+from hf_transfer.weights.reinitialization import draw_anew
 from tests.models import TINY, batch_for, lora, tiny_bert, tiny_llama, tiny_resnet, tiny_vit
 
 
@@ -266,3 +267,36 @@ def test_the_model_trains_afterwards(make):
     batch = {key: value for key, value in batch_for(model).items() if key != "domain"}
     model(**batch).loss.backward()
     assert all(model.get_parameter(name).grad is not None for name in names if name in dict(model.named_parameters()))
+
+
+# --- single tensors
+
+
+def test_only_the_named_tensors_are_drawn_and_the_seed_decides():
+    model = tiny_resnet()
+    names = [name for name in model.state_dict() if name.startswith(("classifier", "resnet.encoder.stages.1"))]
+    names = [name for name in names if "num_batches" not in name]
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.fill_(7)
+    torch.manual_seed(3)
+    drawn = draw_anew(model, set(names))
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert drawn == names  # in the order of the model
+    for name, tensor in first.items():
+        if tensor.is_floating_point():
+            assert bool((tensor == 7).all()) == (name not in names), name
+    torch.manual_seed(3)
+    draw_anew(model, list(reversed(names)))
+    assert all(torch.equal(first[name], tensor) for name, tensor in model.state_dict().items())
+    torch.manual_seed(4)
+    draw_anew(model, names)
+    assert not torch.equal(first["classifier.1.weight"], model.state_dict()["classifier.1.weight"])
+
+
+def test_nothing_to_draw_draws_nothing():
+    model = tiny_bert()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert draw_anew(model, ()) == [] and draw_anew(model, {"no.such.weight"}) == []
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -10,13 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from hf_transfer.compare.strategies.identity import identity_of
+
 
 if TYPE_CHECKING:
     from hf_transfer.compare.setup import Setup
     from hf_transfer.trainer import TransferTrainer
 
 
-__all__ = ["Fitted", "Strategy"]
+RATES = ("whole", "adapter", "scratch")
+"""Groups of strategies that share a learning rate."""
+
+_SAID = ("title", "about", "paper", "needs", "baseline")
+"""Fields that the result does not depend on."""
+
+__all__ = ["RATES", "Fitted", "Strategy"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,22 @@ class Strategy(ABC):
         baseline (`bool`, *optional*, defaults to `False`): whether others are measured by it; it is never recommended.
         rate (`str`, *optional*): which learning rate it takes: that of `whole` models, of an `adapter`, or of a model
             from `scratch`; `None` where nothing is trained by gradient.
+        paper (`str`, *optional*): link to the paper of the method.
+
+    Raises:
+        ValueError: if the name cannot name a folder, or there is no such group of rates.
+
+    Example:
+        A nearest-class-mean probe on the features that other strategies share:
+
+        >>> from hf_transfer.features import fit_probe
+        >>> class ClassMeans(Strategy):
+        ...     def fit(self, setup):
+        ...         probe = fit_probe(setup.features("train"), kind="nearest_class_mean", seed=setup.seed)
+        ...         return Fitted(probe.fold_into(setup.fresh()), trained_parameters=probe.arrays["weight"].size)
+        >>> means = ClassMeans(name="class_means", about="The class whose mean is nearest.")
+        >>> means.label, means.rate
+        ('class_means', None)
     """
 
     name: str
@@ -65,6 +90,19 @@ class Strategy(ABC):
     needs: frozenset[str] = frozenset()
     baseline: bool = False
     rate: str | None = None
+    paper: str = ""
+
+    def __post_init__(self):
+        if not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise ValueError(
+                f"The strategy name {self.name!r} names a folder of its runs too, which it cannot: they would lie "
+                "elsewhere or nowhere. Use letters, digits and `_`, `.`, `+`, `-`, such as `my_method`."
+            )
+        if self.rate is not None and self.rate not in RATES:
+            raise ValueError(
+                f"`rate={self.rate!r}` of the strategy `{self.name}` is no group of learning rates: none would be "
+                f"found for it. Choose from {', '.join(RATES)}, or None where nothing is trained by gradient."
+            )
 
     @abstractmethod
     def fit(self, setup: Setup) -> Fitted:
@@ -82,6 +120,10 @@ class Strategy(ABC):
         return self.title or self.name
 
     def settings(self) -> dict[str, Any]:
-        """What its result depends on, for the fingerprint of a run; callables by their qualified names."""
-        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("title", "about")}
-        return {name: getattr(value, "__qualname__", value) for name, value in shown.items()}
+        """
+        What its result depends on, for the fingerprint of a run: options, and functions by their names and a digest of
+        their code. Of a class of your own the methods count too. [`identity_of`] says what it cannot see: give the
+        strategy another name, or a new output folder, where something of that kind has changed.
+        """
+        own = [f.name for f in fields(self) if f.name not in _SAID]
+        return {"class": identity_of(type(self)), **{name: identity_of(getattr(self, name)) for name in own}}
