@@ -118,7 +118,7 @@ def run(
             "target_dataset": None if target is None else word_of(target),
             "teacher_name_or_path": None if teacher is None else word_of(teacher),
             "strategies": [one if isinstance(one, str) else one.name for one in words] if words else None,
-            "budget": None if budget is None else str(budget),
+            "budget": f"{limit.seconds:g}s" if limit is not None and not isinstance(budget, str) else budget,
             "halving": halving if halving is None else str(halving).lower(),
             "seeds": seeds if seeds > 1 else None,
             "folds": folds if problem.by_folds and folds != 5 else None,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 from hf_transfer.compare.setup import Setup
 
 
-SHARE, LEAST = 0.15, 10
+SHARE, LEAST = 0.25, 20
 """Share of the steps of a run that a pilot run takes, and how many at least."""
 HELD_OUT = 5
 """One row of so many is held out."""
@@ -85,7 +85,7 @@ class Pilot:
         Args:
             rate (`float`): of the strategy.
             deadline (`float`, *optional*): moment of `time.monotonic()` at which it is stopped by an error.
-            steps (`int`, *optional*): by default 15% of those of a run, and 10 at least.
+            steps (`int`, *optional*): by default a quarter of those of a run, and 20 at least.
 
         Raises:
             Exception: what the strategy raises.

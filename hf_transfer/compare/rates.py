@@ -37,20 +37,26 @@ GRIDS: dict[str, tuple[float, ...]] = {
 }
 """Rates that are tried, by what is trained."""
 DEFAULTS = {"whole": 1e-4, "adapter": 1e-3, "scratch": 1e-3}
-"""Rates where no pilot run came to anything."""
+"""Rates that pilot runs begin with, and that are taken where none came to anything."""
+FALL = 0.005
+"""Share of the loss by which another rate must be better."""
 _WORDS = {"whole": "whole models", "adapter": "adapters", "scratch": "models from random weights"}
 
 __all__ = ["DEFAULTS", "FILE", "GRIDS", "choose_rate", "find_rates", "given_rates"]
 
 
-def choose_rate(loss: Callable[[float], float], grid: Sequence[float]) -> tuple[float | None, dict[float, float]]:
+def choose_rate(
+    loss: Callable[[float], float], grid: Sequence[float], *, start: float | None = None
+) -> tuple[float | None, dict[float, float]]:
     """
-    The rate of the lowest loss. It begins in the middle of the grid and climbs while the loss falls; where the first
-    step up does not pay it goes down instead.
+    The rate of the lowest loss. It begins at a usual rate and climbs while the loss falls; where the first step up does
+    not pay it goes down instead. Less than 0.5% is no fall: pilot runs that are too short to tell stay where they
+    began.
 
     Args:
         loss (`Callable`): of a rate; not finite where it diverged.
         grid (`Sequence[float]`): rates, the lowest first.
+        start (`float`, *optional*): of the grid, where to begin; by default its middle.
 
     Returns:
         `tuple[float | None, dict[float, float]]`: the rate, `None` if no loss is finite; and the losses of the rates
@@ -61,18 +67,18 @@ def choose_rate(loss: Callable[[float], float], grid: Sequence[float]) -> tuple[
         >>> choose_rate(curve.__getitem__, list(curve))
         (0.001, {0.0003: 1.7, 0.001: 1.0, 0.003: 1.5})
     """
-    middle = len(grid) // 2
-    best, losses = None, {grid[middle]: loss(grid[middle])}
-    if math.isfinite(losses[grid[middle]]):
-        best = grid[middle]
-    for way in (grid[middle + 1 :], grid[:middle][::-1]):
+    begun = len(grid) // 2 if start is None else list(grid).index(start)
+    best, losses = None, {grid[begun]: loss(grid[begun])}
+    if math.isfinite(losses[grid[begun]]):
+        best = grid[begun]
+    for way in (grid[begun + 1 :], grid[:begun][::-1]):
         for rate in way:
             losses[rate] = loss(rate)
-            if math.isfinite(losses[rate]) and (best is None or losses[rate] < losses[best]):
+            if math.isfinite(losses[rate]) and (best is None or losses[rate] < (1 - FALL) * losses[best]):
                 best = rate
-            elif best is not None or rate > grid[middle]:  # where all diverged lower rates may not
+            elif best is not None or rate > grid[begun]:  # where all diverged lower rates may not
                 break
-        if best is not None and best > grid[middle]:
+        if best is not None and best > grid[begun]:
             break
     return best, dict(sorted(losses.items()))
 
@@ -105,7 +111,7 @@ def find_rates(
     A learning rate for every base model and every kind of training: of the `whole` model, of an `adapter`, or from
     `scratch`. Where `args` has one, the others follow from it; else pilot runs choose.
 
-    Pilot runs of the plainest strategy of a kind train for 15% of the steps on four fifths of the training rows, with
+    Pilot runs of the plainest strategy of a kind train for a quarter of the steps on four fifths of the training rows, with
     the first seed. The rate of the lowest loss on the other fifth is taken ([`softened_loss`]): rows that validate or
     test take no part.
 
@@ -220,7 +226,7 @@ def _try(key: CellKey, pilot: Pilot, digest: str, deadline: float | None, room: 
             failures.append(type(error).__name__)
         return math.nan
 
-    best, losses = choose_rate(loss, GRIDS[key.strategy])
+    best, losses = choose_rate(loss, GRIDS[key.strategy], start=DEFAULTS[key.strategy])
     scores: dict[str, float | None] = {f"loss_{rate:g}": value for rate, value in losses.items()}
     scores = {name: value if value is not None and math.isfinite(value) else None for name, value in scores.items()}
     scores |= {"rate": best, **pilot.speeds}
@@ -232,7 +238,7 @@ def _try(key: CellKey, pilot: Pilot, digest: str, deadline: float | None, room: 
 def _digest(problem: Problem, pilot: Pilot, args: LoopArguments) -> str:
     loop = {name: value for name, value in loop_settings(args).items() if name != "world_size"}  # each runs alone
     depends = {"problem": problem.fingerprint(pilot.model), "strategy": pilot.strategy.settings(), "loop": loop}
-    return fingerprint({**depends, "grid": GRIDS[pilot.group], "seed": args.seed})
+    return fingerprint({**depends, "grid": GRIDS[pilot.group], "share": SHARE, "seed": args.seed})
 
 
 def _tell(result: CellResult, rate: float, *, alone: bool) -> None:

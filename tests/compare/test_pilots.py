@@ -152,7 +152,7 @@ class _Stop(Exception):
         raise cls
 
 
-@pytest.mark.parametrize(("whole", "steps"), [(200, 30), (1000, 150), (20, 10), (6, 6)])
+@pytest.mark.parametrize(("whole", "steps"), [(200, 50), (1000, 250), (40, 20), (6, 6)])
 def test_the_share_of_the_steps(problem, tmp_path, monkeypatch, whole, steps):
     pilot = Pilot(problem, "m", STANDARD["full"], loop(tmp_path, max_steps=whole))
     monkeypatch.setattr(type(STANDARD["full"]), "fit", lambda self, setup: _Stop.stop())

@@ -222,7 +222,7 @@ def test_where_all_fails_the_usual_rate_is_taken_and_told(monkeypatch, tmp_path,
 def test_pilots_keep_to_their_part_of_the_budget(monkeypatch, tmp_path, lines):
     here = World({})
     pilots = _Pilots(monkeypatch, here, LOSSES)
-    start, budget = here.now, Budget(20)
+    start, budget = here.now, Budget(24)
     clock = here.clock(tmp_path)
     rates = find_rates(here.problem, EVERY, _args(tmp_path), folder=tmp_path, clock=clock, budget=budget)
     assert here.now - start <= budget.until("pilots")  # none is begun that would not end in time

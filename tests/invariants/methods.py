@@ -89,6 +89,8 @@ DISTILLATION_METHODS = (
 ).split()
 """As `--methods` of the recipe names them; and a teacher that is the student's average, and a rule."""
 EVERY_METHOD = [*METHODS, *DOMAIN_METHODS, *DISTILLATION_METHODS]
+HALVES = EVERY_METHOD[::2], EVERY_METHOD[1::2]
+"""Each half has text in full on one number of ranks and images under LoRA on the other: all four would take long."""
 
 REFUSED = {
     ("attention", "vision", "any"): "has no attention",
@@ -269,6 +271,7 @@ def outcome(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--half", type=int, choices=[0, 1], required=True)
     parser.add_argument("--modality", choices=["text", "vision"], default="text")
     parser.add_argument("--tuning", choices=["full", "lora"], default="full")
     options = parser.parse_args()
@@ -277,7 +280,7 @@ def main() -> None:
     torch.set_num_threads(1)
     gc.freeze()  # the Trainer collects garbage at every start: not of all that was imported
     outcomes = {}
-    for name in EVERY_METHOD:
+    for name in HALVES[options.half]:
         try:
             outcomes[name] = outcome(name, options)
         except (ValueError, TypeError, RuntimeError) as error:

@@ -47,10 +47,10 @@ def assert_identical(first: dict, second: dict) -> None:
     assert not different, different
 
 
-def outcomes_of(out: Path, modality: str, tuning: str, *, ranks: int) -> dict[str, dict[str, Any]]:
-    """What became of every method of `tests.invariants.methods` in a process for the whole group."""
+def outcomes_of(out: Path, half: int, modality: str, tuning: str, *, ranks: int) -> dict[str, dict[str, Any]]:
+    """What became of every method of a half of `tests.invariants.methods` in a process for the whole group."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    options = ["--out", str(out), "--modality", modality, "--tuning", tuning]
+    options = ["--out", str(out), "--half", str(half), "--modality", modality, "--tuning", tuning]
     command = [sys.executable, *launcher, "-m", "tests.invariants.methods", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
