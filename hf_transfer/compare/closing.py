@@ -24,6 +24,7 @@ from hf_transfer.compare.store import CellStore
 from hf_transfer.compare.strategies import Strategy
 from hf_transfer.compare.tabulating import answer_of_runs, gains
 from hf_transfer.compare.winner import best_cell, clear_winner, keep_winner, tell_of_winner, trained_winner
+from hf_transfer.hub import push_result
 from hf_transfer.model_card.environment import device_name, versions
 from hf_transfer.model_card.recipes import data_facts, write_run_card
 from hf_transfer.trainer import TransferTrainer
@@ -86,7 +87,7 @@ class Closing:
         write_report(results, folder)
         self._tell(results, trainer)
         if trainer is not None and self.args.push_to_hub:
-            trainer.push_to_hub(tasks=self.problem.task)
+            push_result(trainer, tasks=self.problem.task)
         return results.to_json()
 
     @cached_property

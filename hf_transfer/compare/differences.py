@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, TypeVar
 
@@ -53,7 +53,7 @@ def estimates(runs: Mapping[K, Mapping[int, RowScores]], *, seed: int = 0) -> di
 
     Degenerate:
         Fewer than two rows say nothing of the spread: no interval. With one seed the interval is of that model on
-        other rows.
+        other rows. What would leave the range of an accuracy is cut off at its ends.
 
     Example:
         >>> scores = RowScores(np.arange(40), np.arange(40) % 4 > 0, np.ones(40))
@@ -64,7 +64,15 @@ def estimates(runs: Mapping[K, Mapping[int, RowScores]], *, seed: int = 0) -> di
     columns = [(key, s, run) for key, own in runs.items() for s, run in own.items() if _counts(run)]
     keys = sorted({key for key, _, _ in columns}, key=repr)
     found = _intervals(columns, [(key, None) for key in keys], familywise=False, seed=seed)
-    return {key: Estimate(*ends) for (key, _), ends in found.items()}
+    return {key: _possible(Estimate(*ends), runs[key].values()) for (key, _), ends in found.items()}
+
+
+def _possible(found: Estimate, runs: Iterable[RowScores]) -> Estimate:
+    """The same where scores are shares: an accuracy lies between 0 and 1, and so does what is said of it."""
+    shares = all(run.scores.min() >= 0 and run.scores.max() <= 1 for run in runs if len(run.scores))
+    if not shares or found.low is None or found.high is None:
+        return found
+    return Estimate(found.mean, max(0.0, found.low), min(1.0, found.high))
 
 
 def differences(

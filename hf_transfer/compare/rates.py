@@ -49,9 +49,9 @@ def choose_rate(
     loss: Callable[[float], float], grid: Sequence[float], *, start: float | None = None
 ) -> tuple[float | None, dict[float, float]]:
     """
-    The rate of the lowest loss. It begins at a usual rate and climbs while the loss falls; where the first step up does
-    not pay it goes down instead. Less than 0.5% is no fall: pilot runs that are too short to tell stay where they
-    began.
+    The rate of the lowest loss. It begins at a usual rate and climbs while the loss falls; where the first step up
+    does not pay it goes down instead. Less than 0.5% is no fall: pilot runs that are too short to tell stay where
+    they began.
 
     Args:
         loss (`Callable`): of a rate; not finite where it diverged.
@@ -111,9 +111,9 @@ def find_rates(
     A learning rate for every base model and every kind of training: of the `whole` model, of an `adapter`, or from
     `scratch`. Where `args` has one, the others follow from it; else pilot runs choose.
 
-    Pilot runs of the plainest strategy of a kind train for a quarter of the steps on four fifths of the training rows, with
-    the first seed. The rate of the lowest loss on the other fifth is taken ([`softened_loss`]): rows that validate or
-    test take no part.
+    Pilot runs of the plainest strategy of a kind train for a quarter of the steps on four fifths of the training rows,
+    with the first seed. The rate of the lowest loss on the other fifth is taken ([`softened_loss`]): rows that
+    validate or test take no part.
 
     Args:
         problem (`Problem`): models and rows.

@@ -14,7 +14,8 @@ from hf_transfer.checkpoint import OBJECTIVES_NAME
 PICKLES = ("*.bin", "*.ckpt", "*.joblib", "*.pickle", "*.pkl", "*.pt", "*.pth")
 """Never pushed but in a checkpoint, where the stock `Trainer` writes optimizer, schedule and random state so."""
 
-_LEFT_OUT = (".*", "_*", "*.log", "*.tmp", "*.py[co]", "trainer_state.json", *PICKLES)
+_RESUMING = ("comparison.json", "rates.json", "time.json")  # by which a comparison goes on
+_LEFT_OUT = (".*", "_*", "*.log", "*.tmp", "*.py[co]", "trainer_state.json", *_RESUMING, *PICKLES)
 _CONFIG, _ADAPTER = "config.json", "adapter_config.json"
 _WHOLE = re.compile(r"(config\.json|(model|pytorch_model)[^/]*\.(safetensors|bin)(\.index\.json)?)")
 _ADAPTED = re.compile(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ logger = logging.get_logger(__name__)
 
 _STAGE = "_push_"
 _ADAPTER = "adapter_config.json"
+_RESULTS, _REPORT = "results.json", ("report.html", "report.md")
 
 __all__ = ["clear_stages", "stage", "without_machine_paths"]
 
@@ -25,7 +28,8 @@ def without_machine_paths(files: Mapping[str, Path]) -> dict[str, Path | bytes]:
     """
     The same files, but for those that name folders of this machine: of these the content without them.
 
-    That is the base model of an adapter (see `remove_machine_paths`), and the best checkpoint of a trainer's state.
+    That is the base model of an adapter (see `remove_machine_paths`), the best checkpoint of a trainer's state, and
+    the commands in the report of a comparison, which keep of a folder its name.
     The files on disk stay as they are.
 
     Args:
@@ -55,7 +59,23 @@ def without_machine_paths(files: Mapping[str, Path]) -> dict[str, Path | bytes]:
         if state.get("best_model_checkpoint"):
             state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
             found[path] = (json.dumps(state, indent=2, sort_keys=True) + "\n").encode()
+    if _RESULTS in files and set(_REPORT) <= set(files):
+        folders = _folders_of_commands(files[_RESULTS])
+        for path in (_RESULTS, *_REPORT):
+            content = found[path]
+            text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+            for folder in folders:
+                text = text.replace(folder, Path(folder).name).replace(html.escape(folder), Path(folder).name)
+            found[path] = text.encode()
     return found
+
+
+def _folders_of_commands(results: Path) -> list[str]:
+    """Folders and files of this machine in the commands of a comparison, the longest first."""
+    stored = json.loads(results.read_text(encoding="utf-8"))
+    commands = [stored.get("command"), *(row.get("command") for row in stored.get("answer", {}).get("rows", ()))]
+    words = {word for command in commands if command for word in shlex.split(command)}
+    return sorted((word for word in words if "/" in word and Path(word).exists()), key=len, reverse=True)
 
 
 def stage(files: Mapping[str, Path], folder: str | os.PathLike[str]) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hf_transfer.compare.differences import class_differences, common_seeds, differences, estimates, mean
+from hf_transfer.compare.row_scores import RowScores
 from tests.compare.scored_runs import drawn, planned, right, run
 
 
@@ -119,3 +120,11 @@ def test_recall_by_class():
     alone = class_differences(runs, A, B, [0])[0]
     assert found[0].low <= alone.low  # corrected for the other classes
     assert class_differences({A: {0: run(first)}, B: {0: run(second)}}, A, B, [0]) == {}
+
+
+def test_an_accuracy_has_an_interval_of_accuracies_and_an_error_of_errors():
+    ids = np.arange(8)
+    few = RowScores(ids, (ids > 0).astype(float), np.ones(8))
+    found = estimates({"few": {0: few}, "error": {0: RowScores(ids, -few.scores, np.ones(8))}})
+    assert found["few"].high == 1.0 and 0 <= found["few"].low < 0.875
+    assert found["error"].low < -1

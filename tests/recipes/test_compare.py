@@ -15,6 +15,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification
 
 from hf_transfer import ComparisonResults
+from tests.hub_server import HubServer
 from tests.recipes.conftest import QUIET, RECIPES, write_reviews
 
 
@@ -142,3 +143,17 @@ def test_a_folder_of_something_else_is_refused(run_it, text_model, opinions, no_
     with pytest.raises(ValueError, match=r"holds `config.json` but no `comparison.json`"):
         run_it("--model_name_or_path", text_model, "--dataset_name", opinions, *SHORT)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # as in tests/test_push_to_hub.py
+def test_the_winner_is_pushed_without_the_other_runs(run_it, text_model, opinions, tmp_path):
+    with HubServer() as hub, hub.connected(tmp_path / "home"):
+        words = ("--push_to_hub", "--hub_token", hub.token, "--hub_model_id", "user/best", "--strategies", "lora")
+        run_it("--model_name_or_path", text_model, "--dataset_name", opinions, *SHORT, *words)
+        files = hub.files("user/best")
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(files)
+    assert not [name for name in files if name.startswith(("cells", "_")) or name.endswith((".bin", ".pt"))]
+    card = files["README.md"].decode()
+    assert "LoRA" in card and "load_adapter" in card
+    assert not [name for name, content in files.items() if hub.token.encode() in content or b"/tmp" in content]
+    assert hub.token not in (tmp_path / "out" / "results.json").read_text()

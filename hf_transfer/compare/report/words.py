@@ -12,7 +12,7 @@ from hf_transfer.compare.wording import figure
 
 NONE = "–"
 """In place of what was not measured."""
-METRICS = {"f1": "F1", "macro_f1": "macro F1", "pearson": "Pearson r", "mse": "squared error"}
+METRICS = {"f1": "F1", "macro_f1": "macro F1", "pearson": "Pearson r", "mse": "minus squared error"}
 VERDICTS = {
     POSITIVE: ("▲", "Transfer helps"),
     NEGATIVE: ("▼", "Transfer hurts"),
