@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
 
-    from hf_transfer.compare.budget import Budget
     from hf_transfer.compare.outcome import ComparisonResults
+    from hf_transfer.compare.planning.budget import Budget
     from hf_transfer.compare.strategies.strategy import Strategy
     from hf_transfer.data.loading import TransferData
     from hf_transfer.recipe_arguments import DataArguments, LoopArguments

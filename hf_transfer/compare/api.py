@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from hf_transfer.compare import ranks
 from hf_transfer.compare.arguments import CompareLoopArguments
-from hf_transfer.compare.budget import Budget, Clock
 from hf_transfer.compare.cells import CellResult
 from hf_transfer.compare.closing import Closing
+from hf_transfer.compare.execution import ranks
+from hf_transfer.compare.execution.store import CellStore
 from hf_transfer.compare.inputs import Inputs, load_data, load_models, named_settings, word_of
 from hf_transfer.compare.outcome import ComparisonResults
-from hf_transfer.compare.problem import Problem
-from hf_transfer.compare.rates import find_rates
-from hf_transfer.compare.scheduling import run_comparison, run_curve
-from hf_transfer.compare.store import CellStore
+from hf_transfer.compare.planning.budget import Budget, Clock
+from hf_transfer.compare.planning.rates import find_rates
+from hf_transfer.compare.planning.scheduling import run_comparison, run_curve
+from hf_transfer.compare.problem.problem import Problem
 from hf_transfer.compare.strategies import STANDARD, Strategy, strategies_for
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments
 

@@ -11,18 +11,18 @@ from transformers.utils import logging
 
 from hf_transfer.compare.answer import Answer, TableRow
 from hf_transfer.compare.arguments import CompareLoopArguments
-from hf_transfer.compare.budget import Clock, duration
 from hf_transfer.compare.cells import VALIDATION, CellResult, Predictions
+from hf_transfer.compare.execution.store import CellStore
 from hf_transfer.compare.explaining import confusion, feature_map, find_mistakes
 from hf_transfer.compare.inputs import Inputs, name_of, word_of
+from hf_transfer.compare.judging.tabulating import answer_of_runs, gains
 from hf_transfer.compare.keeping import load_kept
 from hf_transfer.compare.outcome import ComparisonResults, FeatureMap
-from hf_transfer.compare.problem import Problem
+from hf_transfer.compare.planning.budget import Clock, duration
+from hf_transfer.compare.problem.problem import Problem
 from hf_transfer.compare.report import write_report
 from hf_transfer.compare.reproducing import command, loop_words
-from hf_transfer.compare.store import CellStore
 from hf_transfer.compare.strategies import Strategy
-from hf_transfer.compare.tabulating import answer_of_runs, gains
 from hf_transfer.compare.winner import best_cell, clear_winner, keep_winner, tell_of_winner, trained_winner
 from hf_transfer.hub import push_result
 from hf_transfer.model_card.environment import device_name, versions

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from hf_transfer.compare.arguments import CompareLoopArguments
-from hf_transfer.compare.pretrained import Pretrained
+from hf_transfer.compare.problem.pretrained import Pretrained
 from hf_transfer.compare.runs import loop_settings
 from hf_transfer.data.loading import TransferData
 from hf_transfer.model_card.naming import public_name

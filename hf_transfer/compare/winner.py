@@ -14,11 +14,11 @@ from transformers.utils import logging
 
 from hf_transfer.compare.answer import Answer, Difference, Estimate, TableRow
 from hf_transfer.compare.cells import VALIDATION, CellResult
+from hf_transfer.compare.execution.running import run_cell
+from hf_transfer.compare.execution.store import CellStore
+from hf_transfer.compare.judging.row_scores import row_scores
 from hf_transfer.compare.keeping import keep_model
-from hf_transfer.compare.pilots import with_rate
-from hf_transfer.compare.row_scores import row_scores
-from hf_transfer.compare.running import run_cell
-from hf_transfer.compare.store import CellStore
+from hf_transfer.compare.planning.pilots import with_rate
 from hf_transfer.compare.strategies.strategy import Strategy
 from hf_transfer.compare.tables import markdown_table
 from hf_transfer.files import whole_file
@@ -28,7 +28,7 @@ from hf_transfer.trainer import TransferTrainer
 
 
 if TYPE_CHECKING:
-    from hf_transfer.compare.problem import Problem
+    from hf_transfer.compare.problem.problem import Problem
 
 logger = logging.get_logger(__name__)
 

@@ -19,8 +19,8 @@ from torch import distributed
 from transformers import TrainingArguments
 
 from hf_transfer import L2SP, BiTuning, DomainAdversarial, TransferTrainer, extract_features
-from hf_transfer.compare import ranks
 from hf_transfer.compare.cells import CellKey, CellResult
+from hf_transfer.compare.execution import ranks
 from tests import models
 from tests.test_trainer import QUIET, arguments, labelled, mixed, seeded, weights
 

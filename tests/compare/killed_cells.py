@@ -20,7 +20,7 @@ import sklearn.metrics  # noqa: F401 (once, not in every child)
 import torch
 import transformers
 
-from hf_transfer.compare.store import CellStore
+from hf_transfer.compare.execution.store import CellStore
 from tests.compare.tiny_cells import run_all
 
 

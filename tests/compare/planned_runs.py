@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_transfer.compare.budget import Clock
 from hf_transfer.compare.cells import FAILED, SKIPPED, CellKey, CellResult, Costs, Predictions
-from hf_transfer.compare.estimates import step_speed
-from hf_transfer.compare.scheduling import run_comparison
-from hf_transfer.compare.store import CellStore
+from hf_transfer.compare.execution.store import CellStore
+from hf_transfer.compare.planning.budget import Clock
+from hf_transfer.compare.planning.estimates import step_speed
+from hf_transfer.compare.planning.scheduling import run_comparison
 from hf_transfer.compare.strategies.strategy import Strategy
 from hf_transfer.recipe_arguments import LoopArguments
 

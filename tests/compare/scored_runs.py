@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_transfer.compare.row_scores import RowScores
+from hf_transfer.compare.judging.row_scores import RowScores
 from tests.functional.test_bootstrap import simulated
 
 

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hf_transfer import ComparisonResults, FineTune, Strategy, compare, load_adapter
-from hf_transfer.compare import running
+from hf_transfer.compare.execution import running
 from hf_transfer.compare.strategies import Fitted
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments
 from tests.compare.tiny_problems import image_data, image_processor, regression_data, text_data, token_data, tokenizer
@@ -66,7 +66,8 @@ def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, float]]:
     """The runs that were trained."""
-    from hf_transfer.compare import sessions, winner
+    from hf_transfer.compare import winner
+    from hf_transfer.compare.planning import sessions
 
     found = []
 

@@ -11,10 +11,10 @@ from random import SystemRandom
 import numpy as np
 import pytest
 
-from hf_transfer.compare import running
-from hf_transfer.compare import store as stores
 from hf_transfer.compare.cells import CellKey
-from hf_transfer.compare.store import CellStore
+from hf_transfer.compare.execution import running
+from hf_transfer.compare.execution import store as stores
+from hf_transfer.compare.execution.store import CellStore
 from tests.compare.tiny_cells import run_all
 
 

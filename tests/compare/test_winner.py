@@ -13,7 +13,7 @@ from hf_transfer.compare import winner
 from hf_transfer.compare.answer import Answer, Difference, Estimate, Recommendation, TableRow, Verdict
 from hf_transfer.compare.arguments import CompareLoopArguments
 from hf_transfer.compare.cells import CellKey, CellResult, Costs, Predictions
-from hf_transfer.compare.store import MODEL, CellStore
+from hf_transfer.compare.execution.store import MODEL, CellStore
 from hf_transfer.compare.winner import RECORD, best_cell, clear_winner, tell_of_winner, trained_winner
 from hf_transfer.model_card.facts import RunFacts
 

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import default_data_collator
 
 from hf_transfer.compare.cells import CellKey
-from hf_transfer.compare.running import run_cell
+from hf_transfer.compare.execution.running import run_cell
 from hf_transfer.compare.strategies.fine_tune import FineTune
 from hf_transfer.recipe_arguments import LoopArguments
 from tests.models import NUM_LABELS, VOCABULARY, tiny_bert

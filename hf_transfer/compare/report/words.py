@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_transfer.compare.answer import NEGATIVE, POSITIVE, UNDECIDED, Difference, Estimate
 from hf_transfer.compare.cells import Costs
-from hf_transfer.compare.wording import figure
+from hf_transfer.compare.judging.wording import figure
 
 
 NONE = "–"

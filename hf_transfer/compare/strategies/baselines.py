@@ -12,7 +12,7 @@ from hf_transfer.compare.strategies.strategy import Fitted, Strategy
 
 
 if TYPE_CHECKING:
-    from hf_transfer.compare.setup import Setup
+    from hf_transfer.compare.problem.setup import Setup
 
 __all__ = ["Majority", "class_log_frequencies"]
 

@@ -22,7 +22,7 @@ from hf_transfer.trainer import TransferTrainer
 
 
 if TYPE_CHECKING:
-    from hf_transfer.compare.setup import Setup
+    from hf_transfer.compare.problem.setup import Setup
     from hf_transfer.objective import Objective
 
 STARTS = ("pretrained", "scratch", "probe")

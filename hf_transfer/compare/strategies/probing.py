@@ -18,7 +18,7 @@ from hf_transfer.trainer import TransferTrainer
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_transfer.compare.setup import Setup
+    from hf_transfer.compare.problem.setup import Setup
     from hf_transfer.features import Probe
 
 __all__ = ["LinearProbe", "padded_logits", "probe_facts", "told_probe"]

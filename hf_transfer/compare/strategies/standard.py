@@ -16,8 +16,8 @@ from hf_transfer.objectives import L2SP, DeepCORAL, DomainAdversarial, LogitDist
 
 
 if TYPE_CHECKING:
-    from hf_transfer.compare.problem import Problem
-    from hf_transfer.compare.setup import Setup
+    from hf_transfer.compare.problem.problem import Problem
+    from hf_transfer.compare.problem.setup import Setup
     from hf_transfer.objective import Objective
 
 STAGES = 4

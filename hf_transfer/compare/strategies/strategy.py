@@ -15,7 +15,7 @@ from hf_transfer.compare.strategies.identity import identity_of
 
 
 if TYPE_CHECKING:
-    from hf_transfer.compare.setup import Setup
+    from hf_transfer.compare.problem.setup import Setup
     from hf_transfer.trainer import TransferTrainer
 
 

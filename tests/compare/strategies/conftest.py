@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_transfer.compare.problem import Problem
+from hf_transfer.compare.problem.problem import Problem
 from tests.compare.strategies.problems import data, problem
 
 

@@ -11,9 +11,9 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from transformers import ViTImageProcessorPil
 
 from hf_transfer.compare.cells import CellKey
-from hf_transfer.compare.pretrained import Pretrained
-from hf_transfer.compare.problem import Problem
-from hf_transfer.compare.setup import Setup
+from hf_transfer.compare.problem.pretrained import Pretrained
+from hf_transfer.compare.problem.problem import Problem
+from hf_transfer.compare.problem.setup import Setup
 from hf_transfer.data.loading import TransferData
 from hf_transfer.recipe_arguments import LoopArguments
 from tests.models import tiny_bert, tiny_gpt2, tiny_resnet, tiny_token_bert, tiny_vit

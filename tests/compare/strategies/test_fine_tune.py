@@ -11,8 +11,8 @@ import torch
 from transformers import SchedulerType, TrainerCallback
 
 from hf_transfer.anatomy import anatomy
-from hf_transfer.compare.problem import Problem
-from hf_transfer.compare.setup import Setup
+from hf_transfer.compare.problem.problem import Problem
+from hf_transfer.compare.problem.setup import Setup
 from hf_transfer.compare.strategies import STANDARD, FineTune
 from hf_transfer.objectives import L2SP, DeepCORAL
 from tests.compare.strategies.problems import STEPS, data, problem, setup_of

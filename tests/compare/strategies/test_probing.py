@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from hf_transfer.anatomy import anatomy
-from hf_transfer.compare import setup as setups
-from hf_transfer.compare import shared_rows
-from hf_transfer.compare.pretrained import Pretrained
-from hf_transfer.compare.problem import Problem
+from hf_transfer.compare.problem import setup as setups
+from hf_transfer.compare.problem import shared_rows
+from hf_transfer.compare.problem.pretrained import Pretrained
+from hf_transfer.compare.problem.problem import Problem
 from hf_transfer.compare.strategies import STANDARD, LinearProbe
 from tests.compare.strategies.problems import data, problem, processor, setup_of
 from tests.models import tiny_bert

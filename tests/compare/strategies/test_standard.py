@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from hf_transfer.compare.problem import Problem
+from hf_transfer.compare.problem.problem import Problem
 from hf_transfer.compare.strategies import STANDARD, FineTune, Majority, Strategy, strategies_for
 from hf_transfer.distillation.methods import VOCABULARY as TEACHING
 from hf_transfer.domain_adaptation.methods import VOCABULARY as ADAPTING

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hf_transfer.compare.running import run_cell
-from hf_transfer.compare.store import CellStore
+from hf_transfer.compare.execution.running import run_cell
+from hf_transfer.compare.execution.store import CellStore
 from hf_transfer.compare.strategies.strategy import RATES, Fitted, Strategy
 from hf_transfer.features import fit_probe
 from tests.compare.strategies.problems import setup_of

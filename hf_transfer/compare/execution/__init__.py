@@ -1,0 +1,1 @@
+"""One run of a comparison: trained, scored, written down, alone on its process."""

@@ -1,0 +1,1 @@
+"""What runs say: paired differences with intervals, the recommendation, the verdict, the learning curve."""
