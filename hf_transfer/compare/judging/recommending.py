@@ -16,10 +16,10 @@ from hf_transfer.compare.judging.wording import figure, share_of, strategy_name,
 MAJORITY, SCRATCH = "majority", "scratch"
 """Names of the baselines that a verdict is about."""
 
-SAME_TIME = 1.25
-"""Trainings whose times differ by less than this factor take the same time."""
+ALIKE = 2.0
+"""Costs that differ by less than this factor are the same."""
 
-__all__ = ["MAJORITY", "SAME_TIME", "SCRATCH", "Standing", "cheapest", "recommend", "standing"]
+__all__ = ["ALIKE", "MAJORITY", "SCRATCH", "Standing", "cheapest", "recommend", "standing"]
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,12 @@ def _against_baselines(
 
 def cheapest(keys: Sequence[Key], costs: Mapping[Key, Costs]) -> Key:
     """
-    The strategy that costs least: of those whose training takes less than 1.25 times the shortest the one with the
-    fewest trained parameters, then the fewest bytes on disk, then the first.
+    The strategy that costs least, where costs differ by more than a factor of two: of those whose training takes at
+    most twice the shortest, and that then train at most twice the fewest weights, the first. Times are measured, and
+    smaller differences are as much those of the machine's other work.
 
     Args:
-        keys (`Sequence[Key]`): to choose from, at least one.
+        keys (`Sequence[Key]`): to choose from, at least one, the best first.
         costs (`Mapping[Key, Costs]`): by strategy; one without costs is the dearest.
 
     Example:
@@ -154,18 +155,20 @@ def cheapest(keys: Sequence[Key], costs: Mapping[Key, Costs]) -> Key:
         >>> cheapest(list(costs), costs)
         ('m', 'lora')
     """
-    seconds = {key: costs[key].seconds if key in costs else math.inf for key in keys}
-    soon = [key for key in keys if seconds[key] <= SAME_TIME * min(seconds.values())]
-    unknown = Costs(trained_parameters=2**63)
-    priced = {key: costs.get(key, unknown) for key in soon}
-    return min(soon, key=lambda key: (priced[key].trained_parameters, priced[key].bytes or math.inf))
+    unknown = Costs(math.inf, trained_parameters=2**63)
+    priced = {key: costs.get(key, unknown) for key in keys}
+    soonest = min(cost.seconds for cost in priced.values())
+    soon = [key for key in keys if priced[key].seconds <= ALIKE * soonest]
+    fewest = min(priced[key].trained_parameters for key in soon)
+    return next(key for key in soon if priced[key].trained_parameters <= ALIKE * fewest)
 
 
 def recommend(found: Standing, costs: Mapping[Key, Costs]) -> Recommendation | None:
     """
     The cheapest of the strategies that are tied with the leader, the reason in one sentence.
 
-    A tied strategy whose mean is below that of a baseline is passed over where the leader's is not.
+    A tied strategy is passed over where it does to a baseline what the leader does not: falls below it, or cannot be
+    told from it although the leader can.
 
     Args:
         found (`Standing`): of the strategies.
@@ -190,17 +193,20 @@ def recommend(found: Standing, costs: Mapping[Key, Costs]) -> Recommendation | N
     majority = found.baseline(MAJORITY)
     if majority is not None and found.against_baselines[leader, majority].mean <= 0:
         return None
-    chosen = cheapest([key for key in found.tied if not _falls_behind(found, key)], costs)
+    ranked = sorted(found.tied, key=lambda key: (key != leader, -mean(found.runs, key)))
+    chosen = cheapest([key for key in ranked if not _falls_behind(found, key)], costs)
     return Recommendation(*chosen, reason=_reason(found, chosen, costs), leader=leader, tied=list(found.tied))
 
 
 def _falls_behind(found: Standing, key: Key) -> bool:
-    """Whether the strategy is below a baseline that the leader is not below."""
+    """Whether the strategy is below a baseline that the leader is not, or not told from one that the leader beats."""
     assert found.leader is not None
     for baseline in found.baselines:
         own = found.against_baselines.get((key, baseline))
         best = found.against_baselines.get((found.leader, baseline))
-        if own is not None and best is not None and own.mean < 0 <= best.mean:
+        if own is None or best is None:
+            continue
+        if own.mean < 0 <= best.mean or (best.decided and best.mean > 0 and not own.decided):
             return True
     return False
 
@@ -219,7 +225,7 @@ def _reason(found: Standing, chosen: Key, costs: Mapping[Key, Costs]) -> str:
         number = len(found.tied) - 1
         others = "the one other" if number == 1 else f"the {number} others"
         below = any(_falls_behind(found, key) for key in found.tied)
-        but = "would save nothing or fall below a baseline" if below else "would save nothing"
+        but = "would save nothing, or beat no baseline beyond doubt" if below else "would save nothing"
         said += f", the best on the validation rows; {others} that cannot be told from it {but}"
     else:
         said += ", the best on the validation rows, and told from all others"
@@ -234,7 +240,7 @@ def _saving(chosen: Key, leader: Key, costs: Mapping[Key, Costs]) -> str:
     if chosen not in costs or leader not in costs:
         return ""
     own, other = costs[chosen], costs[leader]
-    time = share_of(own.seconds, other.seconds) if own.seconds * SAME_TIME < other.seconds else None
+    time = share_of(own.seconds, other.seconds) if own.seconds * ALIKE < other.seconds else None
     if time is not None:
         return f", at {time} of its training time"
     weights = share_of(own.trained_parameters, other.trained_parameters)

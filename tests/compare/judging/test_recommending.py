@@ -80,18 +80,27 @@ def test_what_has_no_seed_in_common_is_not_tied():
     assert found.tied == [("m", "full")] and ("m", "lora") not in found.against_best
 
 
-def test_cheapest_by_seconds_then_weights_then_bytes():
+def test_cheapest_by_seconds_then_weights_where_they_differ_by_more_than_twice():
     keys = [("m", name) for name in "abcd"]
-    by_time = dict(zip(keys, [Costs(10), Costs(2), Costs(3), Costs(4)], strict=True))
-    assert cheapest(keys, by_time) == ("m", "b")
-    same = dict(
-        zip(keys, [Costs(10, None, 9), Costs(9, None, 5), Costs(8, None, 7), Costs(10.1, None, 1)], strict=True)
-    )
-    assert cheapest(keys, same) == ("m", "b")  # the last takes too long
-    sizes = [Costs(8, None, 5), Costs(8, None, 5, bytes=9), Costs(8, None, 5, bytes=3), Costs(8, None, 6, bytes=1)]
-    assert cheapest(keys, dict(zip(keys, sizes, strict=True))) == ("m", "c")
+
+    def chosen(*own):
+        return cheapest(keys, dict(zip(keys, own, strict=True)))[1]
+
+    assert chosen(Costs(10), Costs(2), Costs(3), Costs(0.9)) == "d"
+    assert chosen(Costs(10), Costs(2), Costs(3), Costs(1)) == "b"  # the better of those that cost alike
+    # of those that are done in time
+    assert chosen(Costs(10, None, 9), Costs(9, None, 5), Costs(8, None, 7), Costs(17, None, 1)) == "a"
+    assert chosen(Costs(10, None, 11), Costs(9, None, 5), Costs(8, None, 7), Costs(17, None, 1)) == "b"
     assert cheapest(keys, {("m", "d"): Costs(1e9)}) == ("m", "d")  # unknown costs are the highest
     assert cheapest(keys, {}) == ("m", "a")
+
+
+def test_times_that_are_noise_decide_nothing():
+    keys = [("m", name) for name in "abcd"]
+    noise = np.random.default_rng(0)
+    for _ in range(50):
+        own = {key: Costs(float(noise.uniform(6, 11)), None, 100) for key in keys}
+        assert cheapest(keys, own) == ("m", "a")
 
 
 def test_cheapest_of_the_tied_wins_with_the_figures_in_its_reason():
@@ -106,8 +115,8 @@ def test_cheapest_of_the_tied_wins_with_the_figures_in_its_reason():
 def test_reasons_of_other_cases():
     shares = {"majority": 0.3, "scratch": 0.4, "full": 0.82, "lora": 0.81}
     table = standing(planned(shares, seeds=2))
-    own = {("m", "full"): Costs(10.0, None, 100), ("m", "lora"): Costs(9.0, None, 50)}
-    assert recommend(table, own).reason.endswith(", with half of its trained parameters")
+    own = {("m", "full"): Costs(10.0, None, 100), ("m", "lora"): Costs(9.0, None, 25)}
+    assert recommend(table, own).reason.endswith(", with a quarter of its trained parameters")
     told = recommend(table, costs(full=1, lora=5)).reason
     assert (
         told
@@ -129,8 +138,21 @@ def test_none_below_a_baseline_that_the_leader_beats():
     assert names(table.tied) == ["full", "probe"]
     found = recommend(table, costs(full=10, probe=1))
     assert found.strategy == "full"
-    assert "the one other that cannot be told from it would save nothing or fall below a baseline" in found.reason
+    assert (
+        "the one other that cannot be told from it would save nothing, or beat no baseline beyond doubt"
+        in found.reason
+    )
     assert "not told from the majority class either" in found.reason
+
+
+def test_none_that_is_not_told_from_a_baseline_that_the_leader_beats():
+    shares = {"majority": 0.2, "scratch": 0.6, "full": 0.72, "probe": 0.67}
+    table = standing(drawn(np.random.default_rng(9), shares, seeds=3, rows=300, effect=0.01))
+    leader, probe = ("m", "full"), ("m", "probe")
+    against = {key: table.against_baselines[key, ("m", "scratch")] for key in (leader, probe)}
+    assert table.leader == leader and probe in table.tied
+    assert against[leader].decided and not against[probe].decided
+    assert recommend(table, costs(full=10, probe=1)).strategy == "full"
 
 
 def test_nothing_is_recommended_that_does_not_beat_the_majority():
