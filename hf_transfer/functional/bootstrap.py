@@ -69,12 +69,13 @@ def paired_intervals(
     rows that is their interaction with the seeds; where every seed has rows of its own (folds) it is all of $V_R$.
     The degrees of freedom are Satterthwaite's, $\nu = V^2 / (V_S^2 / (S - 1 + d_0) + V_R^2 / (n - 1))$.
 
-    Draw $b$ of the bootstrap is $T_b = (\sum_i c_{bi} \psi_i + u_b) / \sqrt{V \chi_b^2 / \nu}$: $c_b$ are multinomial
-    counts of the rows, $u_b$ is normal and weighs the deviations $\delta_s - \hat\delta$ (a multiplier bootstrap,
-    which keeps what pairs have in common) and a pooled part, with variance $\max(0, V_S - V_E)$; $\chi_b^2$ has $\nu$
-    degrees of freedom. The interval is $\hat\delta \pm q \sqrt{V}$ with $q$ the quantile of $|T_b|$, or of the largest
-    $|T_b|$ of all pairs where `familywise`: then all intervals hold together with the confidence, and so does that of
-    a pair that was chosen for its scores.
+    Draw $b$ of the bootstrap is $Z_b = (\sum_i c_{bi} \psi_i + u_b) / \sqrt V$: $c_b$ are multinomial counts of the
+    rows, $u_b$ is normal and weighs the deviations $\delta_s - \hat\delta$ (a multiplier bootstrap, which keeps what
+    pairs have in common) and a pooled part, with variance $\max(0, V_S - V_E)$. With $z$ the quantile of $|Z_b|$, or
+    of the largest $|Z_b|$ of all pairs where `familywise`, the interval is
+    $\hat\delta \pm t_\nu^{-1}(\Phi(z)) \sqrt V$: every pair has the same probability of being missed, whatever its
+    degrees of freedom. Where `familywise` all intervals hold together with the confidence, and so does that of a pair
+    that was chosen for its scores.
 
     Args:
         scores (`np.ndarray`):
@@ -123,6 +124,7 @@ def paired_intervals(
     Raises:
         ValueError: if there are no rows, a run has no weight, a counted score is not finite, a pair has no common
             seed, or `confidence` is outside (0, 1).
+        ImportError: without SciPy.
 
     Example:
         >>> right = np.array([[1.0, 1], [1, 0], [0, 0], [1, 1], [1, 0], [0, 1], [1, 0], [1, 1]])
@@ -164,11 +166,12 @@ def paired_intervals(
         drawn = np.sqrt((spread.number - 1) / freedom) * own
         drawn += np.sqrt(prior / freedom * pooled / spread.number) * other
         draws = draws + drawn * np.sqrt(_ratio(excess, of_seeds))
-    draws = np.abs(_ratio(draws, error)) / np.sqrt(_scaled_chi_squares(degrees, resamples, generator))
+    draws = np.abs(_ratio(draws, error))
     together = draws if family is None else draws[:, list(family)]
-    quantile = np.quantile(together.max(axis=1) if familywise else draws, confidence, axis=0)
+    level = np.quantile(together.max(axis=1) if familywise else draws, confidence, axis=0)
+    quantile = _student_quantile(level, degrees)
     estimate = contrasts @ means
-    half = quantile * error
+    half = np.round(quantile * error, 10)  # products of matrices round their last digits as they please
     return Intervals(estimate, error, estimate - half, estimate + half, degrees, spread.number)
 
 
@@ -257,13 +260,16 @@ def _row_draws(parts: np.ndarray, resamples: int, generator: np.random.Generator
     return np.concatenate(found)
 
 
-def _scaled_chi_squares(degrees: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    r"""$\chi^2_\nu / \nu$ for every pair; in a draw all are large or all small, as errors with a common part are."""
-    order = generator.permutation(resamples)
-    found = np.empty((resamples, len(degrees)))
-    for pair, freedom in enumerate(np.maximum(degrees, 1.0)):
-        found[:, pair] = np.sort(generator.chisquare(freedom, resamples))[order] / freedom
-    return found
+def _student_quantile(level: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+    """What a Student variable exceeds as rarely as a normal one exceeds `level`."""
+    try:
+        from scipy.stats import norm, t
+    except ImportError as error:
+        raise ImportError(
+            "Intervals need SciPy, which is not installed: Student's t has no closed form. Run `pip install "
+            '"hf-transfer-learning[recipes]"`, which brings it along.'
+        ) from error
+    return t.isf(norm.sf(level), np.maximum(degrees, 1.0))
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -15,6 +15,8 @@ import yaml
 from transformers import AutoModelForSequenceClassification
 
 from hf_transfer import ComparisonResults
+from tests.compare.report.browser import browser, complaints, found, look, requests
+from tests.compare.report.parsed import parsed
 from tests.hub_server import HubServer
 from tests.recipes.conftest import QUIET, RECIPES, write_reviews
 
@@ -157,3 +159,32 @@ def test_the_winner_is_pushed_without_the_other_runs(run_it, text_model, opinion
     assert "LoRA" in card and "load_adapter" in card
     assert not [name for name, content in files.items() if hub.token.encode() in content or b"/tmp" in content]
     assert hub.token not in (tmp_path / "out" / "results.json").read_text()
+
+
+@pytest.mark.skipif(found() is None, reason="there is no Chromium with its driver")
+def test_without_a_network_and_its_report_opens_in_a_browser(run_it, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError("there is no network")
+
+    with monkeypatch.context() as offline:
+        offline.setattr("socket.socket.connect", refuse)
+        offline.setattr("socket.getaddrinfo", refuse)
+        names = ("--strategies", "majority", "scratch", "probe", "lora")
+        run_it(*names, "--samples_per_class", 3, "--seeds", 2, "--max_steps", 3, "--learning_rate", 0.01)
+    folder = tmp_path / "out"
+    stored = json.loads((folder / "results.json").read_text())
+    page = parsed((folder / "report.html").read_text())
+    for row in stored["answer"]["rows"]:
+        (line,) = page.all("tr", data_strategy=row["strategy"], data_status=row["status"])
+        for split in ("validation", "test"):
+            (cell,) = line.all("td", data_field=split)
+            seen = [float(cell.get(f"data-{name}") or -1) for name in ("value", "low", "high")]
+            assert seen == [row[split][name] for name in ("mean", "low", "high")]
+    with browser(tmp_path / "browser") as driver:
+        look(driver, 390, 844)
+        address = (folder / "report.html").as_uri()
+        driver.get(address)
+        assert requests(driver) == [address] and complaints(driver) == []
+        driver.save_screenshot(str(tmp_path / "report.png"))
+        assert (tmp_path / "report.png").stat().st_size > 20_000
+        assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
