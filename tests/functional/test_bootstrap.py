@@ -201,12 +201,13 @@ def test_a_pair_with_one_seed_takes_the_spread_of_the_others():
 
 def test_same_seed_same_interval_and_rows_without_weight_count_for_none():
     generator = np.random.default_rng(0)
-    scores, weights, names, seeds, _ = simulated(generator, [0, 0.1], 3, 40, 0.2)
+    scores, weights, names, seeds, _ = simulated(generator, [0, 0.1], 3, 40, 0.05)
+    scores = scores + generator.uniform(0, 0.2, scores.shape)  # of shares of rows there are few, which draws repeat
     first = paired_intervals(scores, weights, names, seeds, [(0, 1)])
     again = paired_intervals(scores, weights, names, seeds, [(0, 1)])
     other = paired_intervals(scores, weights, names, seeds, [(0, 1)], random_state=1)
     assert first.low == again.low and first.low != other.low
-    assert other.low[0] == pytest.approx(first.low[0], abs=0.1)
+    assert other.low[0] == pytest.approx(first.low[0], abs=0.03)
     more = np.vstack([scores, np.full((7, 6), np.nan)]), np.vstack([weights, np.zeros((7, 6))])
     assert paired_intervals(*more, names, seeds, [(0, 1)]).error[0] == pytest.approx(first.error[0])
 
