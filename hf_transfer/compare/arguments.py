@@ -140,6 +140,12 @@ class CompareLoopArguments(LoopArguments):
             "0 finds a rate for each by short trials."
         },
     )
+    warmup_steps: float = field(
+        default=0.1,
+        metadata={
+            "help": "Steps in which the rate rises, or the share of all steps: short runs at high rates need it."
+        },
+    )
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training rows."})
     eval_strategy: str = field(default="no", metadata={"help": "Leave this: runs are scored when they end."})
     save_strategy: str = field(default="no", metadata={"help": "Leave this: runs leave no checkpoints."})
@@ -153,6 +159,11 @@ class CompareLoopArguments(LoopArguments):
                     f"`--{own.name} {_shown(getattr(self, own.name))}` in a comparison: {_WITHOUT_SENSE[own.name]}. "
                     "Leave it out."
                 )
+        if (
+            self.lr_schedule is not None
+            and self.warmup_steps == type(self).__dataclass_fields__["warmup_steps"].default
+        ):
+            self.warmup_steps = 0.0  # the curve has a rise of its own
         super().__post_init__()
 
     @property

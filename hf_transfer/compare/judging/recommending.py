@@ -240,11 +240,11 @@ def _saving(chosen: Key, leader: Key, costs: Mapping[Key, Costs]) -> str:
     if chosen not in costs or leader not in costs:
         return ""
     own, other = costs[chosen], costs[leader]
-    time = share_of(own.seconds, other.seconds) if own.seconds * ALIKE < other.seconds else None
-    if time is not None:
-        return f", at {time} of its training time"
-    weights = share_of(own.trained_parameters, other.trained_parameters)
-    return f", with {weights} of its trained parameters" if weights is not None else ", and no dearer"
+    time, weights = share_of(own.seconds, other.seconds), share_of(own.trained_parameters, other.trained_parameters)
+    by_weights = ALIKE * own.seconds >= other.seconds and ALIKE * own.trained_parameters < other.trained_parameters
+    if weights is not None and (by_weights or time is None):
+        return f", with {weights} of its trained parameters"
+    return ", and no dearer" if time is None else f", at {time} of its training time"
 
 
 def _warning(found: Standing, chosen: Key) -> str:

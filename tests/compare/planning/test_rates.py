@@ -130,7 +130,7 @@ def test_each_kind_gets_its_rate_and_a_line(monkeypatch, tmp_path, lines):
     here = World({})
     pilots = _Pilots(monkeypatch, here, LOSSES)
     rates = find_rates(here.problem, EVERY, _args(tmp_path), folder=tmp_path)
-    assert rates == {("m", "whole"): 3e-4, ("m", "adapter"): 1e-2, ("m", "scratch"): 1e-4}
+    assert rates == {("m", "whole"): 3e-4, ("m", "adapter"): 3e-3, ("m", "scratch"): 1e-4}
     assert pilots.groups == ["scratch", "whole", "adapter"]
     assert len(lines) == 3
     assert lines[1] == (
@@ -164,7 +164,7 @@ def test_what_was_found_is_kept(monkeypatch, tmp_path):
     stored = json.loads((tmp_path / "rates.json").read_text())
     assert {one["key"]["strategy"]: one["scores"]["rate"] for one in stored} == {
         "whole": 3e-4,
-        "adapter": 1e-2,
+        "adapter": 3e-3,
         "scratch": 1e-4,
     }
     pilots.tried.clear()
@@ -213,7 +213,7 @@ def test_where_all_fails_the_usual_rate_is_taken_and_told(monkeypatch, tmp_path,
     _Pilots(monkeypatch, here, {**LOSSES, "whole": lambda rate: MemoryError("no"), "scratch": (math.nan,) * 5})
     rates = find_rates(here.problem, EVERY, _args(tmp_path), folder=tmp_path)
     assert rates["m", "whole"] == DEFAULTS["whole"] and rates["m", "scratch"] == DEFAULTS["scratch"]
-    assert rates["m", "adapter"] == 1e-2
+    assert rates["m", "adapter"] == 3e-3
     assert lines[0].startswith("No pilot run for models from random weights came to an end: they take the usual")
     assert "for whole models came to an end (MemoryError): they take the usual learning rate 0.0001." in lines[1]
     json.loads((tmp_path / "rates.json").read_text())  # no NaN, which JSON does not know
@@ -232,7 +232,7 @@ def test_pilots_keep_to_their_part_of_the_budget(monkeypatch, tmp_path, lines):
     pilots.tried.clear()
     clock = here.clock(tmp_path)
     rates = find_rates(here.problem, EVERY, _args(tmp_path), folder=tmp_path, clock=clock, budget=Budget(1000))
-    assert rates["m", "adapter"] == 1e-2 and "scratch" not in pilots.groups
+    assert rates["m", "adapter"] == 3e-3 and "scratch" not in pilots.groups
 
 
 def test_a_budget_for_no_run_is_refused_before_any_pilot(monkeypatch, tmp_path):
