@@ -32,6 +32,8 @@ logger = logging.get_logger(__name__)
 
 SHARES = (0.25, 0.5)
 """Of the labelled rows, on a learning curve beside all of them."""
+FEW_ROWS = 100
+"""Below this many rows that validate the comparison warns of how little they can tell."""
 EXAMPLE = ("embedded:image", "embedded:digits/shifted")
 """Model and data where none are given."""
 OUTPUT = "outputs/compare"
@@ -109,6 +111,8 @@ def run(
         first = ranks.position()[0] == 0
         ranks.check_shared_folder(folder)
         ranks.of_first(store.check_settings)
+        if first:
+            _warn_of_few_rows(problem, range(loop.seed, loop.seed + seeds))
         several = ranks if ranks.position()[1] > 1 else None
         clock = Clock(folder, started=started, write=first, resume=resume)
         cells, rates = _cells(
@@ -150,6 +154,22 @@ def _own_folder(args: LoopArguments | None) -> str | None:
     if args is None or args.output_dir == LoopArguments.__dataclass_fields__["output_dir"].default:
         return None
     return args.output_dir
+
+
+def _warn_of_few_rows(problem: Problem, seeds: Sequence[int]) -> None:
+    """Say now how little few rows can tell, and not when all has run."""
+    rows = len({int(row) for seed in seeds for row in problem.validation_ids(seed)})
+    if rows >= FEW_ROWS or problem.regression:
+        return
+    # the usual interval of a difference of two accuracies of one half that agree on every other row
+    width = 1.96 / (2 * rows) ** 0.5
+    more = "Label more rows to validate."
+    if problem.by_folds and len(seeds) < problem.folds:
+        more = f"With `--seeds {problem.folds}` every labelled row validates once."
+    logger.warning(
+        f"{rows} rows validate: strategies whose accuracies differ by less than about {width:.2f} cannot be told apart. "
+        f"{more}"
+    )
 
 
 def _cells(

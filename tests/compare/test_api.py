@@ -311,3 +311,11 @@ def test_its_options_are_in_the_data_of_a_file(tmp_path):
         output_dir=tmp_path / "out",
     )
     assert results.data["rows"] == {"train": 12, "validation": 6} and results.data["name"] == "rows.csv"
+
+
+@pytest.mark.parametrize(("validation", "said"), [(12, "Label more rows"), (0, "With `--seeds 5` every labelled row")])
+def test_few_rows_to_validate_are_told_before_anything_runs(tmp_path, caplog, monkeypatch, validation, said):
+    monkeypatch.setattr(logging.getLogger("hf_transfer"), "propagate", True)
+    compared(tmp_path / "out", data=text_data(validation=validation), strategies=["majority", "probe"])
+    (told,) = [line.getMessage() for line in caplog.records if "rows validate" in line.getMessage()]
+    assert said in told
