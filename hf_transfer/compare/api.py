@@ -167,8 +167,8 @@ def _warn_of_few_rows(problem: Problem, seeds: Sequence[int]) -> None:
     if problem.by_folds and len(seeds) < problem.folds:
         more = f"With `--seeds {problem.folds}` every labelled row validates once."
     logger.warning(
-        f"{rows} rows validate: strategies whose accuracies differ by less than about {width:.2f} cannot be told apart. "
-        f"{more}"
+        f"{rows} rows validate: strategies whose accuracies differ by less than about {width:.2f} cannot be told "
+        f"apart. {more}"
     )
 
 

@@ -67,7 +67,8 @@ def paired_intervals(
     $w_{is} (x_{is} - \bar x_s) / \sum_j w_{js}$; $s_0^2$ is the mean of $s^2$ over all pairs, worth $d_0$ degrees of
     freedom; and $V_E$ is what the luck of the rows alone makes of $V_S$, by the same $\psi$. Where runs share their
     rows that is their interaction with the seeds; where every seed has rows of its own (folds) it is all of $V_R$.
-    The degrees of freedom are Satterthwaite's, $\nu = V^2 / (V_S^2 / (S - 1 + d_0) + V_R^2 / (n - 1))$.
+    The degrees of freedom are Satterthwaite's, $\nu = V^2 / (V_S^2 / (S - 1 + d_0) + V_R^2 / (n - 1))$, but no fewer
+    than those of the seeds, $S - 1 + d_0$, or of the rows where these are fewer.
 
     Draw $b$ of the bootstrap is $Z_b = (\sum_i c_{bi} \psi_i + u_b) / \sqrt V$: $c_b$ are multinomial counts of the
     rows, $u_b$ is normal and weighs the deviations $\delta_s - \hat\delta$ (a multiplier bootstrap, which keeps what
@@ -155,6 +156,8 @@ def paired_intervals(
     variance = of_rows + excess
     doubt = _ratio(of_seeds**2, spread.number - 1 + prior) + _ratio(of_rows**2, count - 1)
     degrees = np.where(doubt > 0, _ratio(variance**2, doubt), np.maximum(count - 1, 1))
+    # a sum has at least the degrees of its weakest part; with what is taken off, Satterthwaite's may come out below
+    degrees = np.maximum(degrees, np.minimum(spread.number - 1 + prior, np.maximum(count - 1, 1)))
     error = np.sqrt(variance)
 
     draws = _row_draws(parts, resamples, generator) @ contrasts.T

@@ -131,7 +131,8 @@ def _combined(piece, pooled, pooled_noise, *, prior, rows):
     of_seeds = ((size - 1) * spread + prior * pooled) / freedom / size
     by_rows = ((size - 1) * noise + prior * pooled_noise) / freedom / size
     variance = of_rows + max(0.0, of_seeds - by_rows)
-    return center, variance, variance**2 / (of_seeds**2 / freedom + of_rows**2 / (rows - 1))
+    degrees = variance**2 / (of_seeds**2 / freedom + of_rows**2 / (rows - 1))
+    return center, variance, max(degrees, min(freedom, rows - 1))
 
 
 @pytest.mark.parametrize("folds", [False, True])
