@@ -58,10 +58,15 @@ def test_settings_tell_all_of_them_apart_beside_their_names():
 
 
 def test_terms_are_those_of_the_recipes():
+    def setup(column: str) -> Any:
+        return SimpleNamespace(problem=SimpleNamespace(data=SimpleNamespace(input_columns=(column,))))
+
     for name in ("dann", "coral"):
-        (term,) = STANDARD[name].objectives(None)  # pyright: ignore[reportAttributeAccessIssue]
+        (term,) = STANDARD[name].objectives(setup("image"))  # pyright: ignore[reportAttributeAccessIssue]
         (recipe,) = ADAPTING.parse(name).objectives(num_domains=2)
         assert type(term) is type(recipe) and term.weight == recipe.weight == 1.0
+    (term,) = STANDARD["dann"].objectives(setup("text"))  # pyright: ignore[reportAttributeAccessIssue]
+    assert term.weight == 0.1  # at 1 the adversary wins before the task is learned
     (part,) = TEACHING.parse("kd").parts
     assert part.make.__name__ == "LogitDistillation" and not part.options
     (l2sp,) = STANDARD["l2sp"].objectives(None)  # pyright: ignore[reportAttributeAccessIssue]
