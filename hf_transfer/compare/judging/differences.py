@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from typing import Any, TypeVar
 
@@ -64,15 +64,7 @@ def estimates(runs: Mapping[K, Mapping[int, RowScores]], *, seed: int = 0) -> di
     columns = [(key, s, run) for key, own in runs.items() for s, run in own.items() if _counts(run)]
     keys = sorted({key for key, _, _ in columns}, key=repr)
     found = _intervals(columns, [(key, None) for key in keys], familywise=False, seed=seed)
-    return {key: _possible(Estimate(*ends), runs[key].values()) for (key, _), ends in found.items()}
-
-
-def _possible(found: Estimate, runs: Iterable[RowScores]) -> Estimate:
-    """The same where scores are shares: an accuracy lies between 0 and 1, and so does what is said of it."""
-    shares = all(run.scores.min() >= 0 and run.scores.max() <= 1 for run in runs if len(run.scores))
-    if not shares or found.low is None or found.high is None:
-        return found
-    return Estimate(found.mean, max(0.0, found.low), min(1.0, found.high))
+    return {key: Estimate(*ends) for (key, _), ends in found.items()}
 
 
 def differences(
@@ -196,7 +188,12 @@ def _intervals(
     rows: dict[Any, np.ndarray] = {}
     for column, (key, _, _) in enumerate(columns):
         rows[key] = rows.get(key, np.zeros(len(ids), dtype=bool)) | (weights[:, column] > 0)
-    ends = zip(pairs, found.mean, found.low, found.high, strict=True)
+    shares = all(run.scores.min() >= 0 and run.scores.max() <= 1 for _, _, run in columns if len(run.scores))
+    low, high = found.low, found.high
+    if shares:  # an accuracy lies between 0 and 1, and so does what is said of it
+        least = np.array([0.0 if second is None else -1.0 for _, second in pairs])
+        low, high = np.maximum(low, least), np.minimum(high, 1.0)
+    ends = zip(pairs, found.mean, low, high, strict=True)
     return {
         pair: tuple(map(_number, (middle, low, high))) if rows[pair[0]].sum() > 1 else (_number(middle), None, None)
         for pair, middle, low, high in ends

@@ -125,6 +125,10 @@ def test_recall_by_class():
 def test_an_accuracy_has_an_interval_of_accuracies_and_an_error_of_errors():
     ids = np.arange(8)
     few = RowScores(ids, (ids > 0).astype(float), np.ones(8))
-    found = estimates({"few": {0: few}, "error": {0: RowScores(ids, -few.scores, np.ones(8))}})
-    assert found["few"].high == 1.0 and 0 <= found["few"].low < 0.875
-    assert found["error"].low < -1
+    (found,) = estimates({"few": {0: few}}).values()
+    assert found.high == 1.0 and 0 <= found.low < 0.875
+    (error,) = estimates({"error": {0: RowScores(ids, -few.scores, np.ones(8))}}).values()
+    assert error.low < -1
+    none = RowScores(ids, np.zeros(8), np.ones(8))
+    (pair,) = differences({"few": {0: few}, "none": {0: none}}, [("few", "none")]).values()
+    assert pair.high == 1.0 and pair.low > 0
