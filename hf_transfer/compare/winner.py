@@ -215,7 +215,7 @@ def _table(rows: Sequence[TableRow], metric: str, titles: Mapping[str, str]) -> 
         ]
         for row in rows
     ]
-    return markdown_table(["model", *header] if several else header, lines)
+    return markdown_table(header, lines)
 
 
 def _told(estimate: Estimate | None) -> str:

@@ -134,3 +134,12 @@ def test_the_card_has_means_baselines_and_the_table(tmp_path):
     assert "out of memory" in facts.comparison
     assert facts.strategy == ["It was trained.", "It was chosen among 4 strategies on the same rows. full: the best."]
     assert facts.notes == ["Helps."]
+
+
+def test_the_table_of_several_models_names_them_once():
+    rows = [row("full", 0.9), replace(row("probe", 0.8), model="n")]
+    for models, first in ((rows, "model"), (rows[:1], "strategy")):
+        lines = winner._table(models, "accuracy", {}).splitlines()
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        assert cells[0][0] == first
+        assert {len(line) for line in cells} == {len(cells[0])} and len(set(cells[0])) == len(cells[0])

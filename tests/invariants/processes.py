@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from tests.invariants.methods import REFUSED
+from tests.invariants.methods import HALVES, REFUSED
 
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,23 @@ def outcomes_of(out: Path, half: int, modality: str, tuning: str, *, ranks: int)
     if done.returncode:
         raise AssertionError(done.stdout[-2000:] + done.stderr[-6000:])
     return json.loads((out / "outcomes.json").read_text())
+
+
+def outcomes_by_half(folders: Any, *, ranks: int) -> Callable[[int, str, str], dict[str, dict[str, Any]]]:
+    """What became of a half of the methods, each trained when it is first asked for; `folders` makes folders."""
+    found: dict[int, dict[str, dict[str, Any]]] = {}
+
+    def of(half: int, modality: str, tuning: str) -> dict[str, dict[str, Any]]:
+        if half not in found:
+            found[half] = outcomes_of(folders.mktemp("methods"), half, modality, tuning, ranks=ranks)
+        return found[half]
+
+    return of
+
+
+def methods_of(groups: Sequence[tuple[int, str, str]]) -> list[tuple[str, int, str, str]]:
+    """Every method of the halves of some groups, as parameters of a test."""
+    return [(method, *group) for group in groups for method in HALVES[group[0]]]
 
 
 def check_outcome(method: str, modality: str, tuning: str, outcomes: dict[str, dict[str, Any]]) -> None:

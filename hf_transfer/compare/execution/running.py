@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ def predictions_of(fitted: Fitted, setup: Setup) -> dict[str, Predictions]:
                     "return one of them."
                 )
             logits = setup.predict(fitted.model, split)
-        labels = _whole(setup.labels(split))
+        labels = setup.labels(split)
         logits = _as_wide(np.asarray(logits, dtype=np.float32), labels)
         found[split] = Predictions(np.asarray(setup.ids(split), dtype=np.int64), labels, logits)
     return found
@@ -199,19 +199,6 @@ def _check_predictions(predictions: Mapping[str, Predictions]) -> None:
                 f"the predictions of {bad} of {len(own.logits)} {split} rows are not finite; a lower learning rate "
                 "may help"
             )
-
-
-def _whole(labels: Any) -> np.ndarray:
-    """Labels as one array; rows of tokens of several lengths are filled up with -100."""
-    if isinstance(labels, np.ndarray) and labels.dtype != object:
-        return labels
-    rows = [np.asarray(row) for row in labels]
-    if not rows or rows[0].ndim == 0:
-        return np.asarray([row.item() for row in rows])
-    whole = np.full((len(rows), max(map(len, rows))), -100, dtype=np.int64)
-    for number, row in enumerate(rows):
-        whole[number, : len(row)] = row
-    return whole
 
 
 def _as_wide(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

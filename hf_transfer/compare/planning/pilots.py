@@ -28,7 +28,7 @@ from hf_transfer.recipe_arguments import LoopArguments
 
 if TYPE_CHECKING:
     from hf_transfer.compare.problem.problem import Problem
-from hf_transfer.compare.problem.setup import Setup
+    from hf_transfer.compare.problem.setup import Setup
 
 
 SHARE, LEAST = 0.25, 20
@@ -92,8 +92,8 @@ class Pilot:
         """
         whole = self.setup
         trained, judged = held_out(whole.train_labels, self.args.seed)
-        own = _part(whole, trained)
-        own.args = with_rate(whole.args, rate)
+        own = whole.part(trained)
+        own.args = with_rate(own.args, rate)
         full = whole.args.max_steps
         self.steps = min(full, max(LEAST, round(SHARE * full))) if steps is None else steps
         own.args.max_steps = self.steps
@@ -111,7 +111,7 @@ class Pilot:
             model = cast(nn.Module, self.strategy.fit(own).model)
             end = time.perf_counter()
         step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else (end - start) / max(self.steps, 1)
-        rows = _part(whole, judged)
+        rows = whole.part(judged)
         found = softened_loss(rows.predict(model, "train"), rows.labels("train"))
         self.speeds = {
             step_speed(self.model, self.group): step,
@@ -200,15 +200,6 @@ def softened_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     said, truth = said.flatten(0, -2), truth.flatten()
     losses = [float(F.cross_entropy(said / temperature, truth)) for temperature in _TEMPERATURES]
     return min(losses) if all(map(math.isfinite, losses)) else math.nan
-
-
-def _part(setup: Setup, rows: Sequence[int]) -> Setup:
-    """The same run with some of its training rows."""
-    own = copy.copy(setup)
-    for name in ("train", "taught", "train_labels"):
-        own.__dict__.pop(name, None)  # they are found anew
-    own._train_ids = setup._train_ids[list(rows)]
-    return own
 
 
 def _fifth(rows: np.ndarray) -> list[int]:

@@ -53,8 +53,10 @@ class PixelCache:
         first: Any = next((split for split in lazy if len(split)), None)
         size = 0 if first is None else math.prod(first[0]["pixel_values"].shape) * 4 * sum(map(len, lazy))
         if first is None or self.used + size > self.limit:
+            left = self.limit - self.used
             logger.info(
-                f"Processed images take {size / 1e9:.1f} GB, more than is kept in memory: each run decodes them."
+                f"Processed images take {size / 1e9:.1f} GB, more than the {left / 1e9:.1f} GB left in memory: "
+                "each run decodes them."
             )
             return lazy
         shape = tuple(first[0]["pixel_values"].shape)

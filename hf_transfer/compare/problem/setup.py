@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -131,6 +132,19 @@ class Setup:
     def teacher(self) -> Teacher | None:
         """The teacher, fresh for this run."""
         return None if self.problem.teacher is None else self.problem.teacher.teacher(self.processor)
+
+    def part(self, rows: Sequence[int]) -> Setup:
+        """
+        The same run with some of its training rows, for a trial.
+
+        Args:
+            rows (`Sequence[int]`): their places among the training rows of the run.
+        """
+        own = copy.copy(self)
+        for name in ("train", "taught", "train_labels"):
+            own.__dict__.pop(name, None)  # they are found anew
+        own._train_ids = self._train_ids[list(rows)]
+        return own
 
     def fresh(self) -> nn.Module:
         """The pretrained model, on the CPU, with a new head of this seed."""

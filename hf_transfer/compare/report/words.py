@@ -8,6 +8,7 @@ from typing import Any
 from hf_transfer.compare.answer import NEGATIVE, POSITIVE, UNDECIDED, Difference, Estimate
 from hf_transfer.compare.cells import Costs
 from hf_transfer.compare.judging.wording import figure
+from hf_transfer.compare.planning.budget import duration
 
 
 NONE = "–"
@@ -92,23 +93,6 @@ def difference(gain: Estimate | None) -> str:
         ('+0.042', '−0.042', '–')
     """
     return NONE if gain is None else _signed(gain.mean)
-
-
-def duration(seconds: float) -> str:
-    """
-    A time.
-
-    Example:
-        >>> duration(0.31), duration(8.24), duration(96), duration(7500)
-        ('0.3 s', '8.2 s', '1 min 36 s', '2 h 5 min')
-    """
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(amount: float | None) -> str:

@@ -293,13 +293,13 @@ def test_a_strategy_without_a_model_needs_none(store):
 
 @pytest.mark.parametrize("width", [2, 3, 5])
 def test_logits_of_tokens_are_as_wide_as_their_labels(width):
-    rows = [[0, 1, 2], [1]]
+    rows = [[0, 1, 2], [1, -100, -100]]
     setup: Any = SimpleNamespace(
-        validation=rows, test=None, ids=lambda split: [4, 5], labels=lambda split: np.array(rows, dtype=object)
+        validation=rows, test=None, ids=lambda split: [4, 5], labels=lambda split: np.array(rows)
     )
     logits = np.random.default_rng(0).normal(size=(2, width, 3))
     said = predictions_of(Fitted(None, logits={"validation": logits}), setup)
-    assert list(said) == ["validation"] and said["validation"].labels.tolist() == [[0, 1, 2], [1, -100, -100]]
+    assert list(said) == ["validation"] and said["validation"].labels.tolist() == rows
     shown, shared = said["validation"].logits, min(width, 3)
     assert shown.shape == (2, 3, 3) and said["validation"].ids.tolist() == [4, 5]
     np.testing.assert_allclose(shown[:, :shared], logits[:, :shared], rtol=1e-6)
