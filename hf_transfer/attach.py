@@ -94,8 +94,9 @@ class Attachment:
     Attributes:
         objectives (`Objectives`): the attached objectives by name; prints as the total loss.
         terms (`dict[str, Tensor]`): the task loss and every unweighted term of the last training forward, detached.
-        progress (`float`): share of the training that is done; set it each step of a loop of your own. It starts at
-            1.0, where every schedule has reached its end. `TransferTrainer` and `TrackProgress` set it for you.
+        progress (`float`): share of the training that is done; set it at the start of each optimizer step of a loop of
+            your own. It starts at 1.0, where every schedule has reached its end. `TransferTrainer` and
+            `TrackProgress` set it for you.
     """
 
     def __init__(self, model: nn.Module, objectives: Objectives, *, head: str | None = None):
@@ -160,6 +161,8 @@ class Attachment:
     @progress.setter
     def progress(self, value: float) -> None:
         self._progress.fill_(value)
+        for objective in self.objectives.by_name.values():
+            objective.begin_step()
 
     def _before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         self._open(model.training and kwargs.get("labels") is not None)
@@ -270,6 +273,8 @@ class Attachment:
     def _task_loss(
         self, loss: Tensor, logits: Tensor, batch: TransferBatch, sample_weight: Tensor | None = None
     ) -> Tensor:
+        if self.objectives.replace_task_loss:
+            return torch.where(logits == logits, 0.0, logits).float().sum()  # zero with a graph, whatever the logits
         if self.objectives.task_terms:
             return adjusted_task_loss(self.objectives.task_terms, batch, sample_weight)
         labels = batch.labels

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from typing_extensions import Self
 
 from hf_transfer.batch import ModelSpec, TransferBatch
@@ -58,6 +59,9 @@ class Objective(nn.Module):
     """Whether `transform`, where a class has one, makes other examples of the rows: what was stored of them, such as a
     teacher's predictions, then no longer holds. Doubling rows with all their columns does not."""
 
+    replaces_task_loss: bool = False
+    """Whether the term stands in place of the task loss of the model's own head, which then counts nothing."""
+
     hidden_states: tuple[str, ...] = ()
     """Modules whose outputs `forward` reads from `batch.hidden_states`, by name; set in `build`."""
 
@@ -98,6 +102,27 @@ class Objective(nn.Module):
         Args:
             model (`nn.Module`): the model the objective is attached to, as it starts.
             batches (`Iterable[Mapping]`): as for `fit`.
+        """
+
+    def sampler(self, dataset: Any, *, batch_size: int, ranks: int, seed: int) -> Sampler[int] | None:
+        """
+        The order of the training rows, for a class whose batches must be composed in a certain way; None leaves it to
+        the trainer. `TransferTrainer` asks the objectives in turn and takes the first answer.
+
+        Args:
+            dataset (`Dataset`): the training set as given, with all its columns.
+            batch_size (`int`): rows of a micro-batch of one rank. Consecutive rows form a batch, and the ranks take
+                whole batches in turn.
+            ranks (`int`): number of processes.
+            seed (`int`): of the order, which is to be a function of it, of the epoch (`set_epoch`) and of the position
+                alone, so that a run resumes exactly.
+        """
+        return None
+
+    def begin_step(self) -> None:
+        """
+        An optimizer step begins, before the first of its micro-batches. Called by whatever sets the progress of the
+        attachment, as `TransferTrainer` and [`TrackProgress`] do.
         """
 
     def transform(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -244,6 +269,11 @@ class Objectives(nn.ModuleDict):
         """Those that add a term, by name."""
         return {name: objective for name, objective in self.by_name.items() if not isinstance(objective, TaskTerm)}
 
+    @property
+    def replace_task_loss(self) -> bool:
+        """Whether one of them stands in place of the task loss."""
+        return any(objective.replaces_task_loss for objective in self.by_name.values())
+
     def columns(self) -> set[str]:
         """Every extra column that some objective reads, where the data has it."""
         return {
@@ -256,7 +286,7 @@ class Objectives(nn.ModuleDict):
         task = "task"
         for term in self.task_terms:
             task = f"{term.name}({task})"
-        terms = [task]
+        terms = [] if self.replace_task_loss else [task]
         for name, objective in self.terms.items():
             terms.append(name if objective.weight == 1 else f"{objective.weight} * {name}")
         return "loss = " + " + ".join(terms)

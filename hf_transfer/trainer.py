@@ -238,6 +238,11 @@ class TransferTrainer(PushingTrainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # Asked of the data set as given: unused columns, `domain` among them, may be gone from `train_dataset`.
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        batch_size, ranks = self.args.per_device_train_batch_size, self.args.world_size
+        for objective in self.objectives.by_name.values():
+            sampler = objective.sampler(self.train_dataset, batch_size=batch_size, ranks=ranks, seed=seed)
+            if sampler is not None:
+                return sampler
         return domain_sampler(self.train_dataset, seed) or super()._get_train_sampler(train_dataset)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

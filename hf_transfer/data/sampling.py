@@ -1,4 +1,4 @@
-"""The sampler that alternates the domains of a mixed dataset."""
+"""Samplers whose order is a function of seed, epoch and position; the one that alternates domains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,31 @@ from transformers.utils.import_utils import is_datasets_available
 from hf_transfer.data.columns import DOMAIN_COLUMN
 
 
-class AlternatingSampler(Sampler[int]):
+class EpochSampler(Sampler[int]):
+    """
+    Row numbers in an order that is a function of seed, epoch and position alone: no global random state is read or
+    changed, and skipping the first batches of an epoch resumes it exactly.
+
+    Args:
+        seed (`int`):
+            Seed of the order; not negative.
+
+    Raises:
+        ValueError: if the seed is negative.
+    """
+
+    def __init__(self, seed: int) -> None:
+        if seed < 0:
+            raise ValueError(f"seed={seed} is negative; NumPy's seed sequences are not. Pass 0 or a positive number.")
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of another epoch; `Trainer` and accelerate's data loaders call this."""
+        self.epoch = epoch
+
+
+class AlternatingSampler(EpochSampler):
     """
     Row numbers that go round the domains: d0, d1, ..., dK-1, d0, ...; short domains start over until the longest ends.
 
@@ -22,9 +46,6 @@ class AlternatingSampler(Sampler[int]):
     out contiguous batches (whole ones, or with `split_batches` contiguous pieces of them), also where it fills up the
     last batch from the start of the epoch. The strided `torch.utils.data.DistributedSampler` does not: with 2 ranks
     and 2 domains each rank would see one domain only.
-
-    The order is a function of seed, epoch and position alone: no global random state is read or changed, and skipping
-    the first batches of an epoch resumes it exactly.
 
     Args:
         domains (`datasets.Dataset`, torch dataset of `mix_domains`, or integers):
@@ -51,21 +72,14 @@ class AlternatingSampler(Sampler[int]):
                 f"AlternatingSampler got {_described(domains)} instead of one domain number (0, 1, ...) per row; "
                 "without them it cannot alternate. Pass a dataset made by `mix_domains`, or a list of integers."
             )
-        if seed < 0:
-            raise ValueError(f"seed={seed} is negative; NumPy's seed sequences are not. Pass 0 or a positive number.")
-        self.seed = seed
+        super().__init__(seed)
         self.shuffle = shuffle
-        self.epoch = 0
         self._rows = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
 
     @property
     def num_domains(self) -> int:
         """Number K of domains that occur."""
         return len(self._rows)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of another epoch; `Trainer` and accelerate's data loaders call this."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.num_domains * max(len(rows) for rows in self._rows)
@@ -143,7 +157,7 @@ class SetSamplerEpoch(TrainerCallback):
     ) -> None:
         """Called before the batches are skipped; the sampler is the same object before and after."""
         sampler = kwargs.get("train_dataloader")
-        while sampler is not None and not isinstance(sampler, AlternatingSampler):
+        while sampler is not None and not isinstance(sampler, EpochSampler):
             inner = getattr(sampler, "batch_sampler", None)
             # not by its truth value: the batch sampler of a stream has a length that raises
             sampler = getattr(sampler, "sampler", None) if inner is None else inner
