@@ -62,7 +62,8 @@ class Task:
             )
         if self.kind not in KINDS:
             raise ValueError(
-                f"Task `{self.name}` is of kind `{self.kind}`: there is no loss for it. Give one of {', '.join(KINDS)}."
+                f"Task `{self.name}` is of kind `{self.kind}`: there is no loss for it. Give one of "
+                f"{', '.join(KINDS)}."
             )
         object.__setattr__(self, "label_names", tuple(self.label_names))
         outputs = self.num_labels or len(self.label_names) or (1 if self.kind == "regression" else 0)
