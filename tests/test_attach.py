@@ -377,3 +377,47 @@ def test_a_task_term_must_define_adjust():
     model = tiny_bert().train()
     with attach(model, [TaskTerm()]), pytest.raises(NotImplementedError, match="must define `adjust"):
         model(**batch_for(model))
+
+
+class Instead(Seen):
+    """A term in place of the task loss."""
+
+    replaces_task_loss = True
+
+
+@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_term_can_stand_in_place_of_the_task_loss(kind, labelled):
+    model = TINY[kind]().train()
+    own, other = Instead(weight=2.0), Seen(weight=0.5)
+    with attach(model, [own, other]) as attachment:
+        head = model.get_submodule(attachment.anatomy.head)
+        loss = model(**batch_for(model, labelled=labelled)).loss
+        loss.backward()
+        assert attachment.terms["task"] == 0 and str(attachment.objectives) == "loss = 2.0 * instead + 0.5 * seen"
+    torch.testing.assert_close(loss, 2.5 * own.batch.features.mean())
+    # there are gradients for every rank to reduce, and they are zero
+    assert all(p.grad is not None and not p.grad.any() for p in head.parameters())
+
+
+def test_infinite_logits_of_a_head_that_does_not_count_leave_the_zero():
+    model = tiny_bert().train()
+    with attach(model, [Instead()]), torch.no_grad():
+        model.classifier.bias.fill_(torch.inf)
+        assert model(**batch_for(model)).loss.isfinite()
+
+
+def test_objectives_are_told_when_a_step_begins():
+    class Counting(Seen):
+        steps = 0
+
+        def begin_step(self):
+            self.steps += 1
+
+    counting, model = Counting(), tiny_bert().train()
+    with attach(model, [counting]) as attachment:
+        for step in range(3):
+            attachment.progress = step / 3
+            for _ in range(2):
+                model(**batch_for(model))
+    assert counting.steps == 3

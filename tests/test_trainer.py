@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import RandomSampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_transfer import (
@@ -200,6 +201,28 @@ def rates_of(trainer) -> dict[str, float]:
     trainer.create_optimizer()
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     return {names[id(p)]: group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+
+
+class Ordered(Objective):
+    """Wants the last rows, backwards."""
+
+    def sampler(self, dataset, *, batch_size, ranks, seed):
+        self.asked = batch_size, ranks, seed
+        return SequentialSampler(range(len(dataset) - 1)) if self.weight else None  # type: ignore[arg-type]
+
+    def forward(self, batch):
+        return 0 * batch.features.sum()
+
+
+def test_an_objective_may_order_the_rows(tmp_path):
+    first, second = Ordered(weight=0.0), Ordered()
+    train = labelled()
+    args = arguments(tmp_path, data_seed=3)
+    trainer = TransferTrainer(models.tiny_bert(), args, train_dataset=train, objectives=[first, second])
+    assert list(trainer._get_train_sampler(train) or ()) == list(range(len(train) - 1))
+    assert first.asked == second.asked == (4, 1, 3)
+    other = TransferTrainer(models.tiny_bert(), args, train_dataset=train, objectives=[Ordered(weight=0.0)])
+    assert isinstance(other._get_train_sampler(train), RandomSampler)
 
 
 def test_rates_by_part(tmp_path):
