@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests.launching import launch
 
 
 @pytest.mark.slow
 def test_two_ranks_sweep_and_search_as_one(tmp_path):
     pytest.importorskip("optuna")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, "-m", "tests.tuning_ranks", str(tmp_path)]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    done = launch("tests.tuning_ranks", tmp_path, ranks=2)
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     # every rank has the mean loss, stops at the same step, and trains afterwards as if nothing had been

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,10 +19,8 @@ from hf_transfer.data import mix_domains
 from hf_transfer.objectives import DomainAdversarial
 from hf_transfer.trainer import TransferTrainer
 from tests.callbacks.harness import arguments, copy_of, seeded
+from tests.launching import launch
 from tests.models import batch_for, tiny_bert, tiny_vit
-
-
-ROOT = Path(__file__).parents[2]
 
 
 def reviews(rows=32, seed=0, low=1):
@@ -322,9 +319,7 @@ def ranks_main(out: str) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_measure_the_same_and_stay_in_step(tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, "-m", "tests.callbacks.test_domain_health", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = launch("tests.callbacks.test_domain_health", tmp_path, ranks=2)
     assert done.returncode == 0, done.stderr
     (first, weights), (second, others) = (torch.load(tmp_path / f"2-{rank}.pt") for rank in (0, 1))
     assert len(first) == 2 and first == second

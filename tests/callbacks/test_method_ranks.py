@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,18 +11,16 @@ import torch
 
 from tests.callbacks import method_ranks
 from tests.callbacks.harness import changed, copy_of, seeded
+from tests.launching import launch
 from tests.models import tiny_bert, tiny_vit
 
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
-def launch(*words: object) -> None:
+def launched(*words: object) -> None:
     """Run `method_ranks.py` on two ranks."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, "-m", "tests.callbacks.method_ranks", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    done = launch("tests.callbacks.method_ranks", *words, ranks=2)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -34,7 +31,7 @@ def read(out: Path, rank: int) -> dict:
 @pytest.fixture(scope="module")
 def matrix(tmp_path_factory) -> list[dict]:
     out = tmp_path_factory.mktemp("ranks") / "found"
-    launch("matrix", out)
+    launched("matrix", out)
     return [read(out, rank) for rank in range(2)]
 
 
@@ -49,7 +46,7 @@ def test_on_two_ranks_each_method_trains_in_step_and_resumes_bit_for_bit(method,
 
 
 def test_the_gradient_of_two_ranks_is_the_mean_over_their_masks(tmp_path):
-    launch("masks", tmp_path / "out")
+    launched("masks", tmp_path / "out")
     first, second = (torch.tensor(read(tmp_path / "out", rank)) for rank in range(2))
     assert torch.equal(first, second)
     # Each rank contributes 2 where its mask keeps an entry; the mean is 0, 1 or 2, and 1 where the masks differ.
@@ -60,7 +57,7 @@ def test_the_gradient_of_two_ranks_is_the_mean_over_their_masks(tmp_path):
 def test_weights_sharded_by_fsdp2_are_mixed_as_whole_ones(probability, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["", "", "", str(probability)])
     method_ranks.fsdp2(str(tmp_path / "one.pt"))
-    launch("fsdp2", tmp_path / "two.pt", probability)
+    launched("fsdp2", tmp_path / "two.pt", probability)
     one, two = (torch.load(tmp_path / name) for name in ("one.pt", "two.pt"))
     assert changed(copy_of(seeded(tiny_vit)), one)
     for name, value in one.items():
@@ -68,7 +65,7 @@ def test_weights_sharded_by_fsdp2_are_mixed_as_whole_ones(probability, tmp_path,
 
 
 def test_mixout_trains_and_resumes_under_fsdp2(tmp_path):
-    launch("sharded", tmp_path / "out.pt")
+    launched("sharded", tmp_path / "out.pt")
     straight, again = torch.load(tmp_path / "out.pt")
     start = copy_of(seeded(tiny_bert))
     assert len(changed(start, straight)) > 10

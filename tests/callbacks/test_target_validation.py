@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,11 +18,11 @@ from hf_transfer import (
     validate_without_labels,
 )
 from tests.callbacks.harness import Rows, arguments, copy_of, make_trainer, seeded
+from tests.launching import launch
 from tests.models import lora, tiny_bert, tiny_vit
 from tests.validators.rows import rows_of
 
 
-ROOT = Path(__file__).parents[2]
 NAMES = ["iwv", "dev", "entropy", "information_maximization", "snd", "reverse", "mixval"]
 EVALUATE = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 6}
 BEST = {**EVALUATE, "save_strategy": "steps", "save_steps": 2, "load_best_model_at_end": True}
@@ -337,10 +333,7 @@ def test_construction_checks_names_and_data():
 
 @pytest.mark.slow
 def test_two_ranks_have_the_scores_of_one(tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launcher, "-m", "tests.callbacks.validation_ranks", str(tmp_path / "two")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = launch("tests.callbacks.validation_ranks", tmp_path / "two", ranks=2)
     assert done.returncode == 0, done.stderr[-4000:]
 
     from tests.callbacks.validation_ranks import run

@@ -1,16 +1,10 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.frozen_prefix import ranks
-
-
-ROOT = Path(__file__).parents[2]
+from tests.launching import launch
 
 
 @pytest.mark.slow
@@ -19,9 +13,7 @@ def test_two_ranks_store_half_each_and_train_as_one_without_a_cache(tmp_path, mo
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     ranks.run(str(tmp_path / "one" / "run"), cache=False)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, "-m", "tests.frozen_prefix.ranks", str(tmp_path / "two" / "run")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = launch("tests.frozen_prefix.ranks", tmp_path / "two" / "run", ranks=2)
     assert done.returncode == 0, done.stderr
     assert "without the frozen-prefix cache" not in done.stderr
     alone = torch.load(tmp_path / "one" / "run.0")

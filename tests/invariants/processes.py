@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.invariants.methods import HALVES, REFUSED
-
-
-ROOT = Path(__file__).parents[2]
+from tests.launching import launch
 
 
 def run(out: Path, *options: object, ranks: int = 1, check: bool = True) -> dict[str, torch.Tensor]:
     """Train in a process of its own (or `ranks` of them) and return the final state."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "tests.invariants.run", "--out", out, *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([str(word) for word in command], env=environment, cwd=ROOT, capture_output=True, text=True)
+    done = launch("tests.invariants.run", "--out", out, *options, ranks=ranks)
     if check and done.returncode:
         raise AssertionError(done.stdout[-2000:] + done.stderr[-6000:])
     return load_file(out / "result.safetensors") if (out / "result.safetensors").exists() else {}
@@ -50,11 +42,8 @@ def assert_identical(first: dict, second: dict) -> None:
 
 def outcomes_of(out: Path, half: int, modality: str, tuning: str, *, ranks: int) -> dict[str, dict[str, Any]]:
     """What became of every method of a half of `tests.invariants.methods` in a process for the whole group."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    options = ["--out", str(out), "--half", str(half), "--modality", modality, "--tuning", tuning]
-    command = [sys.executable, *launcher, "-m", "tests.invariants.methods", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    options = ["--out", out, "--half", half, "--modality", modality, "--tuning", tuning]
+    done = launch("tests.invariants.methods", *options, ranks=ranks)
     if done.returncode:
         raise AssertionError(done.stdout[-2000:] + done.stderr[-6000:])
     return json.loads((out / "outcomes.json").read_text())

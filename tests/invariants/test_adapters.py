@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.invariants.adapters import CASES, COMPILED, HALF, RESUMED_ON_RANKS, SPLIT
-from tests.invariants.processes import ROOT, assert_close
+from tests.invariants.processes import assert_close
+from tests.launching import launch
 
 
 pytestmark = pytest.mark.slow
@@ -21,10 +19,7 @@ pytestmark = pytest.mark.slow
 
 def run_cases(out: Path, *, ranks: int) -> dict[str, Any]:
     """All cases in one process, or in one per rank."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "tests.invariants.adapters", "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    done = launch("tests.invariants.adapters", "--out", out, ranks=ranks)
     if done.returncode:
         raise AssertionError(done.stdout[-2000:] + done.stderr[-6000:])
     return {

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from hf_transfer.teacher import cache
+from tests.launching import launch
 from tests.teacher.cache_ranks import said
-
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_two_ranks_fill_one_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "shard_rows_for", cache.shard_rows_for)  # put back afterwards
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "-m", "tests.teacher.cache_ranks", str(tmp_path / "out")],
-        env=environment, cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    done = launch("tests.teacher.cache_ranks", tmp_path / "out", ranks=2)
     assert not done.returncode, done.stderr[-3000:]
     ranks = [np.load(tmp_path / f"out.{rank}.npz") for rank in range(2)]
     assert [rank["written"].tolist() for rank in ranks] == [[0, 2, 4], [1, 3]]

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +13,7 @@ from safetensors.torch import load_file
 from hf_transfer.compare.cells import FAILED, CellResult, Costs
 from hf_transfer.compare.execution import ranks
 from tests.compare.comparing_ranks import CELLS, STEPS, trained
-
-
-ROOT = Path(__file__).parents[3]
+from tests.launching import launch
 
 
 # --- how runs are shared
@@ -107,10 +101,7 @@ def test_two_ranks_share_runs_as_one(tmp_path):
     two, one = tmp_path / "two", tmp_path / "one"
     two.mkdir()
     one.mkdir()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*launcher, "-m", "tests.compare.comparing_ranks", str(two)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = launch("tests.compare.comparing_ranks", two, ranks=2)
     assert done.returncode == 0, done.stderr[-6000:]
     first, second = (json.loads((two / f"{rank}.json").read_text()) for rank in (0, 1))
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,24 +10,17 @@ import torch
 
 from hf_transfer.features.extraction import extract as extraction
 from tests.features.extraction.extraction_data import inputs_for, stack
-from tests.invariants.processes import ROOT
+from tests.launching import launch
 from tests.models import tiny_bert
-
-
-def start(out, *options, ranks=1):
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, "-m", "tests.features.extraction.extraction_ranks", str(out), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.slow
 def test_two_ranks_go_on_where_a_killed_process_stopped(tmp_path, monkeypatch):
-    killed = start(tmp_path / "out", "2")
+    killed = launch("tests.features.extraction.extraction_ranks", tmp_path / "out", 2)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     stored = sorted((tmp_path / "cache").glob("*/shard-*"))
     assert [path.name[:11] for path in stored] == ["shard-00000", "shard-00001"]
-    done = start(tmp_path / "out", ranks=2)
+    done = launch("tests.features.extraction.extraction_ranks", tmp_path / "out", ranks=2)
     assert not done.returncode, done.stderr[-3000:]
     assert set(stored) < set((tmp_path / "cache").glob("*/shard-*"))  # untouched
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +35,8 @@ from tests import models
 from tests.features.training.feature_ranks import outcome, trained
 from tests.hub_server import HubServer
 from tests.invariants.run import rows
+from tests.launching import launch
 from tests.test_trainer import QUIET, arguments, mixed, seeded, terms, weights
-
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -544,10 +539,7 @@ def test_several_gpus_in_one_process(tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_are_one(tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, "-m", "tests.features.training.feature_ranks", str(tmp_path / "two"), "4"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = launch("tests.features.training.feature_ranks", tmp_path / "two", 4, ranks=2)
     assert done.returncode == 0, done.stderr[-4000:]
     two = json.loads((tmp_path / "two" / "result.json").read_text())
     one = outcome(trained(tmp_path / "one", 8))
