@@ -55,7 +55,19 @@ if TYPE_CHECKING:
     from hf_transfer.features.layers.layer_report import layer_report
     from hf_transfer.features.reweighting import importance_weights, label_shift_weights, reweight, tradaboost
     from hf_transfer.features.training.trainer import FeatureExtractionTrainer
+    from hf_transfer.few_shot.class_names import head_from_class_names
+    from hf_transfer.few_shot.contrastive import contrastive_fine_tune
+    from hf_transfer.few_shot.evaluation import evaluate_few_shot
+    from hf_transfer.meta import MetaTrainer, add_scale_shift, fold_scale_shift, meta_test
     from hf_transfer.model_card import RunFacts, write_card, write_data_card
+    from hf_transfer.multitask.collator import TaskCollator
+    from hf_transfer.multitask.export import export_task
+    from hf_transfer.multitask.inference import infer_tasks
+    from hf_transfer.multitask.mixing import mix_tasks
+    from hf_transfer.multitask.report import compare_tasks
+    from hf_transfer.multitask.task import Task
+    from hf_transfer.multitask.trainer import MultiTaskTrainer
+    from hf_transfer.multitask.view import as_task
     from hf_transfer.objectives import (
         DELTA,
         DIST,
@@ -93,7 +105,10 @@ if TYPE_CHECKING:
         MaximumMeanDiscrepancy,
         MinimumClassConfusion,
         Mixup,
+        MultiTask,
+        PairSimilarity,
         PatientDistillation,
+        PrototypicalEpisodes,
         PseudoLabels,
         RDrop,
         RelationalDistillation,
@@ -103,6 +118,7 @@ if TYPE_CHECKING:
         SupervisedContrastive,
         WassersteinDistance,
     )
+    from hf_transfer.objectives.multitask.surgery import GradientSurgery
     from hf_transfer.presets import DistillationTrainer, DomainAdversarialTrainer, FineTuningTrainer
     from hf_transfer.rules import ContrastClause, KeywordRule, LabelHierarchy, MutualExclusion, Rule
     from hf_transfer.source import Source
@@ -126,136 +142,36 @@ if TYPE_CHECKING:
     )
 
 
+# fmt: off
 __all__ = [
-    "DELTA",
-    "DIST",
-    "L2SP",
-    "AdaptBatchNorm",
-    "AdaptiveFeatureNorm",
-    "Anatomy",
-    "Attachment",
-    "AttentionDistillation",
-    "AttentionTransfer",
-    "AverageTeacher",
-    "BatchNuclearNorm",
-    "BatchSpectralPenalization",
-    "BatchSpectralShrinkage",
-    "BiTuning",
-    "CachedTeacher",
-    "CentralMomentDiscrepancy",
-    "ClassBalanced",
-    "CoTuning",
-    "ComparisonResults",
-    "ConditionalAdversarial",
-    "ContrastClause",
-    "ContrastiveRepresentation",
-    "CutMix",
-    "DecoupledDistillation",
-    "DeepCORAL",
-    "DistillationTrainer",
-    "DomainAdversarial",
-    "DomainAdversarialTrainer",
-    "DomainHealth",
-    "EmbeddingDistillation",
-    "EntropyMinimization",
-    "ExponentialMovingAverage",
-    "FeatureExtractionTrainer",
-    "FineTune",
-    "FineTuningTrainer",
-    "FixMatch",
-    "FocalLoss",
-    "FreezeBackbone",
-    "FreezeBatchNorm",
-    "GradualUnfreezing",
-    "HintDistillation",
-    "InformationMaximization",
-    "JointMaximumMeanDiscrepancy",
-    "KeywordRule",
-    "LabelHierarchy",
-    "LabelSmoothing",
-    "LearningWithoutForgetting",
-    "LocalMaximumMeanDiscrepancy",
-    "LogitDistillation",
-    "LogitStandardization",
-    "MarginDisparity",
-    "MaximumClassifierDiscrepancy",
-    "MaximumMeanDiscrepancy",
-    "MinimumClassConfusion",
-    "Mixout",
-    "Mixup",
-    "ModelSpec",
-    "MutualExclusion",
-    "Objective",
-    "PatientDistillation",
-    "PseudoLabels",
-    "RDrop",
-    "RelationalDistillation",
-    "Rule",
-    "RuleConstraint",
-    "RunFacts",
-    "SimilarityPreserving",
-    "SlicedWasserstein",
-    "Source",
-    "StochNorm",
-    "Strategy",
-    "SupervisedContrastive",
-    "TargetValidation",
-    "Teacher",
-    "TeacherCollator",
-    "TeacherOutput",
-    "TrackProgress",
-    "TransferArguments",
-    "TransferBatch",
-    "TransferTrainer",
-    "TwoViewsCollator",
-    "UnfreezingSchedule",
-    "WassersteinDistance",
-    "adapt_at_test_time",
-    "adapt_batch_norm",
-    "adapt_source_free",
-    "adapter_summary",
-    "add_adapter",
-    "anatomy",
-    "attach",
-    "cache_teacher",
-    "class_shift",
-    "combine_adapters",
-    "compare",
-    "domain_bound",
-    "export_model",
-    "extract_features",
-    "feature_plot",
-    "fit_head",
-    "fit_probe",
-    "give_head",
-    "greedy_soup",
-    "importance_weights",
-    "label_shift_weights",
-    "layer_report",
-    "load_adapter",
-    "load_export",
-    "load_probe",
-    "merge_adapter",
-    "mix_domains",
-    "mmd_test",
-    "proxy_a_distance",
-    "push_teacher_outputs",
-    "reinitialize_blocks",
-    "reweight",
-    "save_adapter",
-    "snapshot",
-    "student_from_teacher",
-    "switch_adapter",
-    "teacher_inputs",
-    "tradaboost",
-    "transfer_parameters",
-    "uniform_soup",
-    "validate_without_labels",
-    "wise_ft",
-    "with_index",
-    "write_card",
+    "DELTA", "DIST", "L2SP", "AdaptBatchNorm", "AdaptiveFeatureNorm", "Anatomy", "Attachment", "AttentionDistillation",
+    "AttentionTransfer", "AverageTeacher", "BatchNuclearNorm", "BatchSpectralPenalization", "BatchSpectralShrinkage",
+    "BiTuning", "CachedTeacher", "CentralMomentDiscrepancy", "ClassBalanced", "CoTuning", "ComparisonResults",
+    "ConditionalAdversarial", "ContrastClause", "ContrastiveRepresentation", "CutMix", "DecoupledDistillation",
+    "DeepCORAL", "DistillationTrainer", "DomainAdversarial", "DomainAdversarialTrainer", "DomainHealth",
+    "EmbeddingDistillation", "EntropyMinimization", "ExponentialMovingAverage", "FeatureExtractionTrainer", "FineTune",
+    "FineTuningTrainer", "FixMatch", "FocalLoss", "FreezeBackbone", "FreezeBatchNorm", "GradientSurgery",
+    "GradualUnfreezing", "HintDistillation", "InformationMaximization", "JointMaximumMeanDiscrepancy", "KeywordRule",
+    "LabelHierarchy", "LabelSmoothing", "LearningWithoutForgetting", "LocalMaximumMeanDiscrepancy",
+    "LogitDistillation", "LogitStandardization", "MarginDisparity", "MaximumClassifierDiscrepancy",
+    "MaximumMeanDiscrepancy", "MetaTrainer", "MinimumClassConfusion", "Mixout", "Mixup", "ModelSpec", "MultiTask",
+    "MultiTaskTrainer", "MutualExclusion", "Objective", "PairSimilarity", "PatientDistillation",
+    "PrototypicalEpisodes", "PseudoLabels", "RDrop", "RelationalDistillation", "Rule", "RuleConstraint", "RunFacts",
+    "SimilarityPreserving", "SlicedWasserstein", "Source", "StochNorm", "Strategy", "SupervisedContrastive",
+    "TargetValidation", "Task", "TaskCollator", "Teacher", "TeacherCollator", "TeacherOutput", "TrackProgress",
+    "TransferArguments", "TransferBatch", "TransferTrainer", "TwoViewsCollator", "UnfreezingSchedule",
+    "WassersteinDistance", "adapt_at_test_time", "adapt_batch_norm", "adapt_source_free", "adapter_summary",
+    "add_adapter", "add_scale_shift", "anatomy", "as_task", "attach", "cache_teacher", "class_shift",
+    "combine_adapters", "compare", "compare_tasks", "contrastive_fine_tune", "domain_bound", "evaluate_few_shot",
+    "export_model", "export_task", "extract_features", "feature_plot", "fit_head", "fit_probe", "fold_scale_shift",
+    "give_head", "greedy_soup", "head_from_class_names", "importance_weights", "infer_tasks", "label_shift_weights",
+    "layer_report", "load_adapter", "load_export", "load_probe", "merge_adapter", "meta_test", "mix_domains",
+    "mix_tasks", "mmd_test", "proxy_a_distance", "push_teacher_outputs", "reinitialize_blocks", "reweight",
+    "save_adapter", "snapshot", "student_from_teacher", "switch_adapter", "teacher_inputs", "tradaboost",
+    "transfer_parameters", "uniform_soup", "validate_without_labels", "wise_ft", "with_index", "write_card",
     "write_data_card",
 ]
+# fmt: on
 
 # Loaded on first use: the Trainer alone takes longer to import than all the rest.
 _LAZY = {
@@ -282,7 +198,19 @@ _LAZY = {
     "features.layers.layer_report": "layer_report",
     "features.reweighting": "importance_weights label_shift_weights reweight tradaboost",
     "features.training.trainer": "FeatureExtractionTrainer",
+    "few_shot.class_names": "head_from_class_names",
+    "few_shot.contrastive": "contrastive_fine_tune",
+    "few_shot.evaluation": "evaluate_few_shot",
+    "meta": "MetaTrainer add_scale_shift fold_scale_shift meta_test",
     "model_card": "RunFacts write_card write_data_card",
+    "multitask.collator": "TaskCollator",
+    "multitask.export": "export_task",
+    "multitask.inference": "infer_tasks",
+    "multitask.mixing": "mix_tasks",
+    "multitask.report": "compare_tasks",
+    "multitask.task": "Task",
+    "multitask.trainer": "MultiTaskTrainer",
+    "multitask.view": "as_task",
     "objectives": (
         "AdaptiveFeatureNorm AttentionDistillation AttentionTransfer BatchNuclearNorm "
         "BatchSpectralPenalization BatchSpectralShrinkage BiTuning CentralMomentDiscrepancy ClassBalanced "
@@ -290,10 +218,11 @@ _LAZY = {
         "DeepCORAL DomainAdversarial EmbeddingDistillation EntropyMinimization FixMatch FocalLoss "
         "HintDistillation InformationMaximization JointMaximumMeanDiscrepancy L2SP LabelSmoothing "
         "LearningWithoutForgetting LocalMaximumMeanDiscrepancy LogitDistillation LogitStandardization "
-        "MarginDisparity MaximumClassifierDiscrepancy MaximumMeanDiscrepancy MinimumClassConfusion Mixup "
-        "PatientDistillation PseudoLabels RDrop RelationalDistillation RuleConstraint SimilarityPreserving "
-        "SlicedWasserstein SupervisedContrastive WassersteinDistance"
+        "MarginDisparity MaximumClassifierDiscrepancy MaximumMeanDiscrepancy MinimumClassConfusion Mixup MultiTask "
+        "PairSimilarity PatientDistillation PrototypicalEpisodes PseudoLabels RDrop RelationalDistillation "
+        "RuleConstraint SimilarityPreserving SlicedWasserstein SupervisedContrastive WassersteinDistance"
     ),
+    "objectives.multitask.surgery": "GradientSurgery",
     "presets": "DistillationTrainer DomainAdversarialTrainer FineTuningTrainer",
     "rules": "ContrastClause KeywordRule LabelHierarchy MutualExclusion Rule",
     "source": "Source",

@@ -1,0 +1,1 @@
+"""Several tasks on one backbone: data, heads, evaluation, export and report."""

@@ -21,7 +21,7 @@ def token_states(model: nn.Module) -> str:
     Raises:
         ValueError: if the model does not say which of its modules is the base model.
     """
-    inner: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = _bare(model)
     base = getattr(inner, "base_model", inner)
     name = next((name for name, module in model.named_modules() if module is base), "")
     if not name or base is inner:
@@ -66,9 +66,11 @@ class TaskHeads(nn.ModuleDict):
         std = float(getattr(config, "initializer_range", 0.02) or 0.02)
         for task in self.tasks:
             width = int(config.get_text_config().hidden_size) if self._reads_states(task) else spec.feature_dim
-            head = nn.Linear(width, task.num_labels)
+            # as the model's own, so that an ordinary model can take its place: decoders have heads without a bias
+            head = nn.Linear(width, task.num_labels, bias=self._reads_states(task) or _has_bias(spec))
             nn.init.normal_(head.weight, std=std)
-            nn.init.zeros_(head.bias)
+            if head.bias is not None:
+                nn.init.zeros_(head.bias)
             self[task.name] = head
 
     def _reads_states(self, task: Task) -> bool:
@@ -81,6 +83,12 @@ class TaskHeads(nn.ModuleDict):
     def logits(self, task: Task, inputs: Tensor) -> Tensor:
         """The logits of a task, `(B, C)` or `(B, T, C)` float32, of what [`read`] gives."""
         return cast(nn.Linear, self[task.name])(inputs).float()
+
+
+def _has_bias(spec: ModelSpec) -> bool:
+    if spec.model is None or spec.anatomy is None:
+        return True
+    return getattr(spec.model.get_submodule(spec.anatomy.head), "bias", None) is not None
 
 
 def _bare(model: Any) -> Any:

@@ -99,20 +99,21 @@ class Task:
         }
         return names.get(self.kind)
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """
         The mean loss over the labelled rows of a micro-batch; an exact zero with a graph where there is none.
 
         Shape:
             - `logits`: `(B, C)`; `(B, T, C)` for tokens.
+            - `sample_weight`: `(B,)`, what each row counts, as in [`attach`].
             - `labels`: `(B,)` classes; `(B,)` or `(B, C)` values; `(B, C)` of 0 and 1; `(B, T)` for tokens.
             - returns: scalar float32; nats, or squared units of the labels.
         """
         if self.kind == "regression":
-            return labelled_regression(logits, labels)
+            return labelled_regression(logits, labels, sample_weight)
         if self.kind == "multi_label":
-            return labelled_multi_label(logits, labels)
-        return task_loss(TaskRows.of(logits, labels))
+            return labelled_multi_label(logits, labels, sample_weight)
+        return task_loss(TaskRows.of(logits, labels, sample_weight))
 
 
 def check_tasks(tasks: Sequence[Task]) -> tuple[Task, ...]:

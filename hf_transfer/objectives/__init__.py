@@ -31,7 +31,10 @@ from hf_transfer.objectives.domain_adaptation.minimum_class_confusion import Min
 from hf_transfer.objectives.domain_adaptation.pseudo_labels import PseudoLabels
 from hf_transfer.objectives.domain_adaptation.sliced_wasserstein import SlicedWasserstein
 from hf_transfer.objectives.domain_adaptation.wasserstein_distance import WassersteinDistance
+from hf_transfer.objectives.few_shot.pair_similarity import PairSimilarity
+from hf_transfer.objectives.few_shot.prototypical_episodes import PrototypicalEpisodes
 from hf_transfer.objectives.knowledge.rule_constraint import RuleConstraint
+from hf_transfer.objectives.multitask.multi_task import MultiTask
 from hf_transfer.objectives.regularization.batch_spectral_shrinkage import BatchSpectralShrinkage
 from hf_transfer.objectives.regularization.bi_tuning import BiTuning
 from hf_transfer.objectives.regularization.co_tuning import CoTuning
@@ -83,7 +86,10 @@ __all__ = [
     "MaximumMeanDiscrepancy",
     "MinimumClassConfusion",
     "Mixup",
+    "MultiTask",
+    "PairSimilarity",
     "PatientDistillation",
+    "PrototypicalEpisodes",
     "PseudoLabels",
     "RDrop",
     "RelationalDistillation",

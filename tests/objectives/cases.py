@@ -47,8 +47,11 @@ from hf_transfer import (
     MinimumClassConfusion,
     Mixup,
     ModelSpec,
+    MultiTask,
     Objective,
+    PairSimilarity,
     PatientDistillation,
+    PrototypicalEpisodes,
     PseudoLabels,
     RDrop,
     RelationalDistillation,
@@ -57,6 +60,7 @@ from hf_transfer import (
     SimilarityPreserving,
     SlicedWasserstein,
     SupervisedContrastive,
+    Task,
     TransferBatch,
     WassersteinDistance,
 )
@@ -301,6 +305,52 @@ class _WithViews(FixMatch):
 _WithViews.__name__ = "FixMatch"
 
 
+class _InEpisodes(PrototypicalEpisodes):
+    """ProtoNet with the classes put in the order of episodes here, in place of a sampler: the batches have none."""
+
+    __doc__ = PrototypicalEpisodes.__doc__
+
+    def forward(self, batch):
+        order = torch.arange(len(batch.labels)) % self.n_way
+        return super().forward(replace(batch, labels=torch.where(batch.labels == -100, -100, order)))
+
+
+_InEpisodes.__name__ = "PrototypicalEpisodes"
+
+
+def _far_apart(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # Support and queries of a class at one point, the other class a long way off.
+    return replace(batch, features=torch.zeros_like(batch.features) + 1e3 * (torch.arange(4) % 2)[:, None])
+
+
+class _WithTasks(MultiTask):
+    """MultiTask with label columns made of the labels here, in place of `mix_tasks`."""
+
+    __doc__ = MultiTask.__doc__
+    inspect = Objective.inspect  # the data have no such columns
+
+    def transform(self, inputs):
+        labels = inputs["labels"]
+        return {**inputs, **{task.column: labels.float() if task.num_labels == 1 else labels for task in self.tasks}}
+
+
+_WithTasks.__name__ = "MultiTask"
+
+
+def _tasks_for(model: nn.Module) -> list[Task]:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if type(base).__name__.endswith("TokenClassification"):
+        return [Task("first", "tokens", num_labels=3), Task("second", "tokens", num_labels=4, weight=0.5)]
+    return [Task("first", num_labels=3), Task("second", "regression")]
+
+
+def _tasks_without_an_opinion(objective: Objective, batch: TransferBatch) -> TransferBatch:
+    # Logits of 0: log 3 for the classes, and the mean square of the labels.
+    for parameter in objective.heads.parameters():
+        torch.nn.init.zeros_(parameter)
+    return replace(batch, columns={**batch.columns, "labels_second": torch.zeros(len(batch.features))})
+
+
 NO_IMAGES = {"text": "needs images", "tokens": "needs images"}
 
 CASES: dict[str, Case] = {
@@ -432,10 +482,25 @@ CASES: dict[str, Case] = {
         target_side=True,
     ),
     "Mixup": Case(make=lambda model: Mixup(), solved=_undecided, solved_value=LOG_3, refused=NO_IMAGES),
+    "PairSimilarity": Case(
+        make=lambda model: PairSimilarity(),
+        solved=_one_class_at_one_point,
+        refused={"tokens": "PairSimilarity on a token classifier.*one class a row"},
+    ),
+    "MultiTask": Case(
+        make=lambda model: _WithTasks(_tasks_for(model)),
+        solved=_tasks_without_an_opinion,
+        solved_value=LOG_3,
+    ),
     "PatientDistillation": Case(
         make=lambda model: PatientDistillation(_other_teacher_of(model)),
         solved=_blocks_of_the_teacher,
         reads_features=False,
+    ),
+    "PrototypicalEpisodes": Case(
+        make=lambda model: _InEpisodes(n_way=2, k_shot=1, queries=1),
+        solved=_far_apart,
+        refused={"tokens": "PrototypicalEpisodes on a token classifier.*one class a row"},
     ),
     "PseudoLabels": Case(
         make=lambda model: PseudoLabels(threshold=0.0, class_balanced=True), solved=_certain, target_side=True

@@ -31,10 +31,25 @@ def argument_classes(script: Path) -> list[Any]:
     if "ClassificationArguments" in scope:
         return [scope["ClassificationArguments"]]  # it trains nothing
     own = [kind for kind in scope.values() if dataclasses.is_dataclass(kind) and kind.__module__ == "recipe"]
-    loops = ("AdaptationLoopArguments", "DistillationLoopArguments", "AdapterLoopArguments", "CompareLoopArguments")
+    loops = (
+        "MultitaskLoopArguments",
+        "FewShotLoopArguments",
+        "AdaptationLoopArguments",
+        "DistillationLoopArguments",
+        "AdapterLoopArguments",
+        "CompareLoopArguments",
+    )
     loop = next((scope[name] for name in loops if name in scope), LoopArguments)
     names = ("DomainArguments", "DistillationArguments", "AdapterOptions", "AdapterArguments", "MethodArguments")
-    names = ("RunArguments", *names, "ProbeArguments", "FeatureArguments", "CompareArguments")
+    names = (
+        "RunArguments",
+        "MultitaskArguments",
+        "FewShotArguments",
+        *names,
+        "ProbeArguments",
+        "FeatureArguments",
+        "CompareArguments",
+    )
     shared = [scope[name] for name in names if name in scope]
     shared = [kind for kind in shared if not any(issubclass(other, kind) for other in own)]
     # these name two models or several by options of their own
@@ -50,7 +65,8 @@ def test_the_yaml_beside_it_has_known_keys_of_the_right_types(script):
     offline = [
         key for key in ("dataset_name", "source_dataset", "target_dataset", "adapter_name_or_path") if key in settings
     ]
-    assert offline and all(settings[key].startswith("embedded:") for key in offline)
+    named = [settings[key] for key in offline] + [word.split("=")[1] for word in settings.get("task_datasets", ())]
+    assert named and all(name.startswith("embedded:") for name in named)
     assert not settings.get("push_to_hub")
 
 

@@ -1,0 +1,1 @@
+"""Objectives that learn from few labels: prototypical episodes and pairs."""
