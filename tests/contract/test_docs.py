@@ -13,7 +13,10 @@ import hf_transfer
 from hf_transfer import callbacks, objectives
 from hf_transfer.adapter_arguments import AdapterArguments
 from hf_transfer.domain_adaptation.arguments import DomainArguments
+from hf_transfer.feature_arguments import FeatureArguments
+from hf_transfer.few_shot.arguments import FewShotArguments
 from hf_transfer.method_arguments import MethodArguments
+from hf_transfer.multitask.arguments import MultitaskArguments
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 from tests.models import tiny_bert
 from tests.objectives.cases import CASES
@@ -46,6 +49,15 @@ METHODS += ["extract_features", "fit_probe", "FeatureExtractionTrainer", "layer_
 METHODS += ["reweight", "importance_weights", "label_shift_weights", "tradaboost", "TargetValidation", "DomainHealth"]
 METHODS += ["adapt_source_free", "adapt_at_test_time", "validate_without_labels", "proxy_a_distance", "mmd_test"]
 METHODS += ["class_shift", "domain_bound", "feature_plot"]
+METHODS += [
+    "GradientSurgery",
+    "mix_tasks",
+    "compare_tasks",
+    "export_task",
+    "evaluate_few_shot",
+    "contrastive_fine_tune",
+]
+METHODS += ["contrastive_fine_tune", "head_from_class_names", "sentence_classifier", "meta_test"]
 METHODS += ["fit_head", "transfer_parameters", "reinitialize_blocks", "wise_ft", "uniform_soup", "greedy_soup"]
 
 
@@ -63,6 +75,7 @@ def test_every_option_named_in_a_table_exists():
     )
     options = {option for row in table for option in re.findall(r"--(\w+)", row)}
     kinds = (MethodArguments, ModelArguments, DataArguments, LoopArguments, DomainArguments, AdapterArguments)
+    kinds += (MultitaskArguments, FewShotArguments, FeatureArguments)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     assert options and options - known == {"soup", "search", "lr_find"}  # the recipe's own
 

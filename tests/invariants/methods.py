@@ -18,14 +18,19 @@ import torch
 from transformers import TrainerCallback, default_data_collator, set_seed
 
 from hf_transfer import (
+    L2SP,
     AttentionDistillation,
     AttentionTransfer,
     AverageTeacher,
     FixMatch,
     LogitDistillation,
+    MultiTask,
     Objective,
+    PairSimilarity,
+    PrototypicalEpisodes,
     Rule,
     RuleConstraint,
+    Task,
     Teacher,
     TransferArguments,
     TransferTrainer,
@@ -42,6 +47,7 @@ from tests import models
 from tests.invariants.run import rows
 
 
+TASKS = Task("kind", num_labels=models.NUM_LABELS), Task("size", "regression")
 METHODS: dict[str, dict[str, Any]] = {
     "plain": {},
     "freeze backbone": {"freeze": "backbone"},
@@ -88,7 +94,14 @@ DISTILLATION_METHODS = (
     "kd jsd mse ls dkd dist hint pkd at embedding attention rkd sp crd kd+hint+rkd kd+dann+l2sp average rules"
 ).split()
 """As `--methods` of the recipe names them; and a teacher that is the student's average, and a rule."""
-EVERY_METHOD = [*METHODS, *DOMAIN_METHODS, *DISTILLATION_METHODS]
+FEW_LABELS_AND_TASKS = {
+    "tasks": lambda: [MultiTask(TASKS, weighting="uncertainty")],
+    "tasks gradnorm pcgrad": lambda: [MultiTask(TASKS, weighting="gradnorm", surgery="pcgrad"), L2SP(weight=0.1)],
+    "protonet": lambda: [PrototypicalEpisodes(n_way=2, k_shot=1, queries=1)],
+    "pairs": lambda: [PairSimilarity(), L2SP(weight=0.1)],
+}
+"""Objectives in place of the task loss."""
+EVERY_METHOD = [*METHODS, *DOMAIN_METHODS, *DISTILLATION_METHODS, *FEW_LABELS_AND_TASKS]
 HALVES = EVERY_METHOD[::2], EVERY_METHOD[1::2]
 """Each half has text in full on one number of ranks and images under LoRA on the other: all four would take long."""
 
@@ -201,6 +214,10 @@ def trainer_for(name: str, options: argparse.Namespace, folder: Path, *callbacks
     if name in DISTILLATION_METHODS:
         objectives = distilling(name, teacher)
         data = with_index(mix_domains(data, rows(20, 1, False, image)))
+    if name in FEW_LABELS_AND_TASKS:
+        objectives = FEW_LABELS_AND_TASKS[name]()
+        data = data.add_column(TASKS[0].column, data["labels"])
+        data = data.add_column(TASKS[1].column, [float(label) for label in data["labels"]])
     return TransferTrainer(
         model,
         args,
