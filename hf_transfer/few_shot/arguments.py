@@ -87,7 +87,10 @@ class FewShotArguments:
     inner_steps: int = field(default=5, metadata={"help": "Gradient steps of the meta-learners on a support set."})
     inner_lr: float | None = field(
         default=None,
-        metadata={"help": "Learning rate of these steps; by default 0.1 for a head or adapter, 0.01 for all weights."},
+        metadata={
+            "help": "Learning rate of these steps; by default what is stable for a head on its features, 0.1 for an "
+            "adapter, 0.01 for all weights."
+        },
     )
     meta_parameters: str | None = field(
         default=None,

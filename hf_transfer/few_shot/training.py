@@ -29,7 +29,6 @@ ON_ITS_FEATURES = "+nearest_mean"
 ALGORITHMS = {"mtl": "anil"}
 """What a method of another name is for `MetaTrainer`: only the head adapts, and scale and shift are learned."""
 
-INNER_LR, WHOLE_INNER_LR = 0.1, 0.01
 """Rate of the inner steps for a head, with or without an adapter, and for whole networks, as in the papers."""
 
 __all__ = ["ON_ITS_FEATURES", "EpisodicRun", "default_temperature"]
@@ -100,15 +99,13 @@ class EpisodicRun:
             distance: Any = recipe.distance
             objective = PrototypicalEpisodes(**shape, distance=distance, temperature=self.temperature)
             return TransferTrainer(model, args, objectives=[objective], **shared)
-        parameters = self.parameters(model)
-        whole = parameters == "all" and self.method != "anil"
         return MetaTrainer(
             model,
             args,
             algorithm=ALGORITHMS.get(self.method, self.method),
-            parameters=parameters,
+            parameters=self.parameters(model),
             inner_steps=recipe.inner_steps,
-            inner_lr=recipe.inner_lr or (WHOLE_INNER_LR if whole else INNER_LR),
+            inner_lr=recipe.inner_lr,
             episodes_per_step=recipe.episodes_per_step,
             **shape,
             **shared,

@@ -12,7 +12,7 @@ from torch import Tensor
 Parameters = dict[str, Tensor]
 InnerLoss = Callable[[Parameters, int], Tensor]
 
-__all__ = ["InnerLoss", "Parameters", "inner_loop", "pseudo_gradient"]
+__all__ = ["InnerLoss", "Parameters", "inner_loop", "pseudo_gradient", "stable_rate"]
 
 
 def inner_loop(
@@ -89,6 +89,29 @@ def pseudo_gradient(start: Mapping[str, Tensor], adapted: Mapping[str, Tensor]) 
     Paper: Nichol et al., "On First-Order Meta-Learning Algorithms", 2018, https://huggingface.co/papers/1803.02999
     """
     return {name: value.detach() - adapted[name].detach().mean(0) for name, value in start.items()}
+
+
+def stable_rate(features: Tensor) -> Tensor:
+    r"""
+    A rate at which gradient descent on a linear softmax head cannot diverge, whatever the scale of its features:
+
+    $$ \alpha = \frac{4}{\frac{1}{S} \sum_{i=1}^{S} (\lVert x_i \rVert^2 + 1)} $$
+
+    The Hessian of the mean cross-entropy with respect to weights and bias is at most half the mean of
+    $\lVert x \rVert^2 + 1$, because that of a softmax with respect to its logits is at most one half, and descent is
+    stable below two over the largest curvature.
+
+    Args:
+        features (`Tensor`): `(S, D)` what the head is given, of any scale; no gradient passes.
+
+    Returns:
+        `Tensor`: scalar, dimensionless for features without a unit.
+
+    Example:
+        >>> stable_rate(torch.tensor([[0.0, 1.0], [3.0, 0.0]])).item()  # 4 / mean(2, 10)
+        0.6666666865348816
+    """
+    return 4 / (features.detach().square().sum(-1) + 1).mean()
 
 
 def _descend(

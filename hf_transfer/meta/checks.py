@@ -20,7 +20,7 @@ ALGORITHMS = ("maml", "fomaml", "anil", "reptile", "meta_sgd")
 __all__ = ["ALGORITHMS", "check_arguments", "check_class_major", "check_data", "check_kwargs", "check_options"]
 
 
-def check_options(algorithm: str, inner_steps: int, inner_lr: float, eval_episodes: int) -> None:
+def check_options(algorithm: str, inner_steps: int, inner_lr: float | None, eval_episodes: int) -> None:
     """
     Refuse an unknown algorithm and numbers that adapt nothing.
 
@@ -35,10 +35,10 @@ def check_options(algorithm: str, inner_steps: int, inner_lr: float, eval_episod
     for name, value in (("inner_steps", inner_steps), ("eval_episodes", eval_episodes)):
         if value < 1:
             raise ValueError(f"`{name}={value}`: there would be nothing to adapt or to average. Pass 1 or more.")
-    if not inner_lr > 0:
+    if inner_lr is not None and not inner_lr > 0:
         raise ValueError(
             f"`inner_lr={inner_lr}`: the inner loop would not descend, and no episode be learned. Pass a positive "
-            "rate such as 0.1."
+            "rate such as 0.1, or None."
         )
 
 

@@ -37,8 +37,8 @@ class MetaGradient:
             Names of the parameters that are trained.
         reptile (`bool`):
             Whether the gradient is the way that the inner loop went.
-        rate (`float`):
-            Rate of the inner loop.
+        rate (`float`, *optional*):
+            Rate of the inner loop; `None` leaves it to the learner.
         rates ([`InnerRates`], *optional*):
             Learned rates in its place.
         vectorize (`bool`, *optional*):
@@ -51,7 +51,7 @@ class MetaGradient:
         trained: Sequence[str],
         *,
         reptile: bool,
-        rate: float,
+        rate: float | None,
         rates: InnerRates | None = None,
         vectorize: bool | None = None,
     ):
@@ -109,7 +109,7 @@ class MetaGradient:
         return losses.mean()
 
     def _through(self, prepared: Inputs, share: float) -> Tensor:
-        rates: Rates = self.rate if self.rates is None else self.rates.by_name()
+        rates: Rates | None = self.rate if self.rates is None else self.rates.by_name()
         logits, _ = self.learner.query_logits(prepared, rates)
         _, asked = self.learner.shape.labels(logits.device)
         asked = asked.expand(len(logits), -1)

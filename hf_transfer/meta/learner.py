@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from hf_transfer.anatomy import anatomy
 from hf_transfer.features.head_logits import head_logits
-from hf_transfer.functional.meta_learning import Parameters, inner_loop
+from hf_transfer.functional.meta_learning import Parameters, inner_loop, stable_rate
 from hf_transfer.meta.derivatives import LayerNormWrittenOut, eager_attention
+from hf_transfer.meta.rates import usual_rate
 from hf_transfer.tap import HeadTap
 
 
@@ -147,18 +148,17 @@ class Learner:
         """`(B, D)` features of rows, with a graph into the backbone if it trains."""
         return self._tapped(rows)[0]
 
-    def query_logits(self, prepared: Inputs, rates: Rates) -> tuple[Tensor, Tensor]:
+    def query_logits(self, prepared: Inputs, rates: Rates | None = None) -> tuple[Tensor, Tensor]:
         """
         `(E, n_way * queries, n_way)` logits of the queries after adaptation, and the detached losses `(E, steps)` on
         the support.
 
         Args:
             prepared (`dict[str, Tensor]`): what `prepare` made of the inputs.
-            rates (`float` or `Mapping`): of the inner loop.
+            rates (`float` or `Mapping`, *optional*): of the inner loop; by default those of `rates_for`.
         """
         support, _ = self.shape.labels(next(iter(prepared.values())).device)
         start = self._local(self.parameters)
-        local = self._local_rates(rates)
 
         def one(episode: Inputs) -> tuple[Tensor, Tensor]:
             seen = {name: value[: self.shape.support] for name, value in episode.items()}
@@ -166,7 +166,7 @@ class Learner:
             adapted, losses = inner_loop(
                 lambda parameters, step: F.cross_entropy(self._logits(parameters, seen), support),
                 start,
-                local,
+                self.rates_for(seen, rates),
                 steps=self.steps,
                 first_order=self.first_order,
             )
@@ -174,7 +174,7 @@ class Learner:
 
         return self._over(one, prepared, twice=torch.is_grad_enabled() and not self.first_order)
 
-    def adapted_parameters(self, prepared: Inputs, rates: Rates) -> tuple[Parameters, Tensor]:
+    def adapted_parameters(self, prepared: Inputs, rates: Rates | None = None) -> tuple[Parameters, Tensor]:
         """
         Reptile's inner loop, over the labelled rows of the whole episode in turn: $\\theta_k$ of every episode,
         `(E, ...)` by name, without a graph, and the losses `(E, steps)`.
@@ -183,7 +183,6 @@ class Learner:
         classes = torch.cat(self.shape.labels(device))
         parts = self.shape.parts(self.steps, device)
         start = {name: value.detach() for name, value in self._local(self.parameters).items()}
-        local = self._local_rates(rates)
 
         def one(episode: Inputs) -> tuple[Parameters, Tensor]:
             def loss(parameters: Parameters, step: int) -> Tensor:
@@ -191,7 +190,7 @@ class Learner:
                 seen = {name: value[rows] for name, value in episode.items()}
                 return F.cross_entropy(self._logits(parameters, seen), classes[rows])
 
-            return inner_loop(loss, start, local, steps=self.steps)
+            return inner_loop(loss, start, self.rates_for(episode, rates), steps=self.steps)
 
         with torch.no_grad():
             adapted, losses = self._over(one, prepared, twice=False)
@@ -246,8 +245,19 @@ class Learner:
             return parameters
         return {f"head.{name.removeprefix(self._prefix)}": value for name, value in parameters.items()}
 
-    def _local_rates(self, rates: Rates) -> Rates:
-        return rates if isinstance(rates, float | int) else self._local(dict(rates))  # pyright: ignore
+    def rates_for(self, rows: Mapping[str, Tensor], rates: Rates | None = None) -> Rates:
+        """
+        The rates of the inner loop by the names it has for the parameters: those given, else [`stable_rate`] of the
+        features of an episode, where the head alone is adapted to them, and else [`usual_rate`].
+        """
+        if isinstance(rates, float | int):
+            return rates
+        if rates is not None:
+            return self._local(dict(rates))  # pyright: ignore[reportArgumentType]
+        if not self.on_features:
+            return usual_rate(self.adapted, head=self.head)
+        rate = stable_rate(rows["features"])
+        return dict.fromkeys(self._local(self.parameters), rate)
 
     def _global(self, name: str) -> str:
         return f"{self._prefix}{name.removeprefix('head.')}" if self.on_features else name

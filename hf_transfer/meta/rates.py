@@ -12,7 +12,22 @@ from hf_transfer.batch import ModelSpec, TransferBatch
 from hf_transfer.objective import Objective
 
 
-__all__ = ["InnerRates"]
+_ADDED = ("lora_", "scale", "shift")
+
+__all__ = ["InnerRates", "usual_rate"]
+
+
+def usual_rate(names: Sequence[str], *, head: str) -> float:
+    """
+    A rate of the inner loop for parameters whose curvature is not known: 0.1 for a head and what was added to a frozen
+    model, which are small and begin near zero, 0.01 for weights of a network, as in the papers.
+
+    Args:
+        names (`Sequence[str]`): the adapted parameters.
+        head (`str`): name of the head.
+    """
+    own = [name for name in names if not name.startswith(f"{head}.")]
+    return 0.1 if all(any(word in name for word in _ADDED) for name in own) else 0.01
 
 
 class InnerRates(Objective):

@@ -41,7 +41,7 @@ def meta_test(
     seed: int = 0,
     parameters: str | Sequence[str] = "head",
     inner_steps: int = 5,
-    inner_lr: float = 0.1,
+    inner_lr: float | None = None,
     rates: Rates | None = None,
     data_collator: Callable[[list[Any]], Any] | None = None,
     processing_class: Any = None,
@@ -72,8 +72,8 @@ def meta_test(
             What is adapted: `"head"`, `"lora"`, `"scale_shift"`, `"all"` or patterns; the head always is.
         inner_steps (`int`, *optional*, defaults to 5):
             Steps on the support.
-        inner_lr (`float`, *optional*, defaults to 0.1):
-            Their rate.
+        inner_lr (`float`, *optional*):
+            Their rate; by default as for [`MetaTrainer`].
         rates (`float` or `Mapping[str, Tensor]`, *optional*):
             Learned rates by parameter name (Meta-SGD), in place of `inner_lr`.
         data_collator (`Callable`, *optional*):

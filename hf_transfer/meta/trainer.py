@@ -13,13 +13,14 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from typing_extensions import Unpack
 
+from hf_transfer.anatomy import anatomy
 from hf_transfer.arguments import TransferArguments
 from hf_transfer.few_shot.sampler import EpisodeSampler
 from hf_transfer.meta.checks import check_arguments, check_class_major, check_data, check_kwargs, check_options
 from hf_transfer.meta.gradient import MetaGradient, average_gradients
 from hf_transfer.meta.head import give_episode_head
 from hf_transfer.meta.learner import EpisodeShape, Learner
-from hf_transfer.meta.rates import InnerRates
+from hf_transfer.meta.rates import InnerRates, usual_rate
 from hf_transfer.meta.scale_shift import add_scale_shift, scale_shift_state
 from hf_transfer.meta.selection import Selection, select
 from hf_transfer.meta.state import ScaleShiftTrainer
@@ -73,8 +74,10 @@ class MetaTrainer(ScaleShiftTrainer):
             Classes of an episode, support and query rows of each.
         inner_steps (`int`, *optional*, defaults to 5):
             Steps of the inner loop.
-        inner_lr (`float`, *optional*, defaults to 0.1):
-            Rate of the inner loop; the papers have 0.01 for whole small networks, and heads and LoRA want more.
+        inner_lr (`float`, *optional*):
+            Rate of the inner loop. By default, where the head alone is adapted, the largest at which its descent is
+            stable on the features of the episode, [`stable_rate`]; else, and for Meta-SGD, 0.1 for head, LoRA, scale
+            and shift, and 0.01 for weights.
         episodes_per_step (`int`, *optional*, defaults to 4):
             Episodes of one optimizer step, over all ranks and micro-batches.
         vectorize (`bool`, *optional*):
@@ -142,7 +145,7 @@ class MetaTrainer(ScaleShiftTrainer):
         k_shot: int = 1,
         queries: int = 15,
         inner_steps: int = 5,
-        inner_lr: float = 0.1,
+        inner_lr: float | None = None,
         episodes_per_step: int = 4,
         vectorize: bool | None = None,
         dropout: bool = False,
@@ -174,11 +177,14 @@ class MetaTrainer(ScaleShiftTrainer):
             add_scale_shift(model)
         self.selection = select(model, self.subset)
         if self.algorithm == "meta_sgd":
-            self._rates = InnerRates(names=self.adapted, start=self.inner_lr)
+            self._rates = InnerRates(names=self.adapted, start=self._start_rate(model))
             self._objectives = [self._rates]
         self._gradient = None
         super()._attach(model)
         self._freeze(model)
+
+    def _start_rate(self, model: nn.Module) -> float:
+        return usual_rate(self.adapted, head=anatomy(model).head) if self.inner_lr is None else self.inner_lr
 
     @property
     def adapted(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset
 from transformers import default_data_collator
 
 from hf_transfer.few_shot.arguments import FewShotArguments, FewShotLoopArguments
-from hf_transfer.few_shot.training import INNER_LR, ON_ITS_FEATURES, WHOLE_INNER_LR, EpisodicRun, default_temperature
+from hf_transfer.few_shot.training import ON_ITS_FEATURES, EpisodicRun, default_temperature
 from hf_transfer.meta.trainer import MetaTrainer
 from hf_transfer.objectives.few_shot.prototypical_episodes import PrototypicalEpisodes
 from tests.models import tiny_bert
@@ -47,14 +47,10 @@ def test_prototypes_are_trained_with_the_options_given(tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "algorithm", "parameters", "rate"),
-    [
-        ("mtl", "anil", "scale_shift", INNER_LR),
-        ("anil", "anil", "all", INNER_LR),
-        ("maml", "maml", "all", WHOLE_INNER_LR),
-    ],
+    [("mtl", "anil", "scale_shift", None), ("anil", "anil", "all", 0.2), ("maml", "maml", "all", None)],
 )
 def test_meta_learners_are_those_of_the_meta_trainer(tmp_path, method, algorithm, parameters, rate):
-    trainer: Any = run(method).trainer(tiny_bert(), None, loop(tmp_path))
+    trainer: Any = run(method, inner_lr=rate).trainer(tiny_bert(), None, loop(tmp_path))
     assert isinstance(trainer, MetaTrainer)
     assert (trainer.algorithm, trainer.subset, trainer.inner_lr) == (algorithm, parameters, rate)
 

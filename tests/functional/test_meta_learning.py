@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_transfer.functional.meta_learning import inner_loop, pseudo_gradient
+from hf_transfer.functional.meta_learning import inner_loop, pseudo_gradient, stable_rate
 
 
 def quadratic(seed: int = 0, width: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,3 +141,45 @@ def test_first_order_keeps_no_graph_of_its_steps():
 def test_no_step_is_refused():
     with pytest.raises(ValueError, match="`steps=0`: without a step .* Pass 1 or more"):
         inner_loop(lambda p, step: p["w"], {"w": torch.ones(())}, 0.1, steps=0)
+
+
+def test_the_stable_rate_is_four_over_the_mean_square():
+    features = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    total = sum(1 + sum(value**2 for value in row) for row in features.tolist())
+    rate = stable_rate(features)
+    assert rate.item() == pytest.approx(4 / (total / 7)) and not rate.requires_grad
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 1e3])
+def test_at_the_stable_rate_a_softmax_head_never_gets_worse(scale):
+    generator = torch.Generator().manual_seed(0)
+    for draw in range(40):
+        rows, classes = 5 + draw % 7, 2 + draw % 4
+        features = scale * torch.randn(rows, 6, generator=generator, dtype=torch.float64)
+        features[:, 0] += 3 * scale * (draw % 3)  # a common direction has the largest curvature
+        labels = torch.randint(classes, (rows,), generator=generator)
+        start = {
+            "weight": torch.randn(classes, 6, generator=generator, dtype=torch.float64) / scale,
+            "bias": torch.zeros(classes, dtype=torch.float64),
+        }
+        rates = dict.fromkeys(start, stable_rate(features))
+
+        def loss(p, step, features=features, labels=labels):
+            return F.cross_entropy(F.linear(features, p["weight"], p["bias"]), labels)
+
+        _, losses = inner_loop(loss, start, rates, steps=20)
+        assert (losses.diff() <= 1e-12).all()
+
+
+def test_ten_times_that_rate_can_be_too_much():
+    features = torch.tensor([[3.0, 0.1], [3.0, -0.1]], dtype=torch.float64)
+    start = {"weight": torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)}
+    start["bias"] = torch.zeros(2, dtype=torch.float64)
+    rates = dict.fromkeys(start, 10 * stable_rate(features))
+    _, losses = inner_loop(
+        lambda p, step: F.cross_entropy(F.linear(features, p["weight"], p["bias"]), torch.tensor([0, 1])),
+        start,
+        rates,
+        steps=5,
+    )
+    assert losses.diff().max() > 0

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from hf_transfer.meta.head import give_episode_head
 from hf_transfer.meta.learner import EpisodeShape, Learner
+from hf_transfer.meta.rates import usual_rate
 from hf_transfer.meta.selection import select
 from tests.meta.rows import batch_of, model_of, rows, state_of
 
@@ -207,3 +208,26 @@ def test_batches_that_hold_no_whole_episodes_are_refused():
         ValueError, match="`grid` .* does not have one entry for each of the 18 rows .* Choose a model"
     ):
         learner.split({**inputs, "grid": torch.zeros(4, 3)})
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_the_head_is_adapted_at_the_rate_that_its_features_bear(scale):
+    model, inputs = prepared()
+    learner = Learner(model, select(model, "head").trained, SHAPE, steps=3)
+    features = scale * learner.prepare(learner.split(inputs))["features"]
+    logits, losses = learner.query_logits({"features": features})
+    assert (losses.diff(dim=1) <= 0).all()
+    for number, episode in enumerate(features):
+        rate = 4 / (1 + episode[: SHAPE.support].square().sum(-1)).mean().item()
+        own, _ = learner.query_logits({"features": episode[None]}, rate)
+        torch.testing.assert_close(logits[number], own[0])
+
+
+def test_other_parameters_have_the_usual_rates():
+    model, _ = prepared()
+    names = {word: select(model, word).trained for word in ("head", "all")}
+    head = Learner(model, names["head"], SHAPE, steps=1).head
+    assert usual_rate(names["head"], head=head) == 0.1 and usual_rate(names["all"], head=head) == 0.01
+    assert usual_rate([*names["head"], "x.lora_A.default.weight"], head=head) == 0.1
+    learner = Learner(model, names["all"], SHAPE, steps=1)
+    assert learner.rates_for({}) == 0.01 and learner.rates_for({}, 0.3) == 0.3

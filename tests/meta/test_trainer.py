@@ -68,6 +68,7 @@ def test_one_inner_step_of_reptile_is_sgd_on_the_rows(tmp_path):
         algorithm="reptile",
         parameters="all",
         inner_steps=1,
+        inner_lr=0.1,
         episodes_per_step=1,
         optim="sgd",
         learning_rate=0.5,
