@@ -35,7 +35,7 @@ from hf_transfer.checkpoint import (
     load_statistics,
     save_objectives,
 )
-from hf_transfer.data.sampling import SetSamplerEpoch, domain_sampler
+from hf_transfer.data.sampling import SetSamplerEpoch, check_whole_batches, domain_sampler
 from hf_transfer.frozen_prefix.rows import ROW
 from hf_transfer.frozen_prefix.support import PrefixSupport
 from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
@@ -242,6 +242,7 @@ class TransferTrainer(PushingTrainer):
         for objective in self.objectives.by_name.values():
             sampler = objective.sampler(self.train_dataset, batch_size=batch_size, ranks=ranks, seed=seed)
             if sampler is not None:
+                check_whole_batches(self.args, type(objective).__name__)
                 return sampler
         return domain_sampler(self.train_dataset, seed) or super()._get_train_sampler(train_dataset)
 

@@ -143,6 +143,25 @@ def domain_sampler(dataset: Any, seed: int) -> AlternatingSampler | None:
     return AlternatingSampler(numbers, seed=seed)
 
 
+def check_whole_batches(args: TrainingArguments, what: str) -> None:
+    """
+    Refuse that a batch is divided among ranks, where its rows belong together.
+
+    Args:
+        args (`TrainingArguments`): of the run.
+        what (`str`): what composes the batches, for the message.
+
+    Raises:
+        ValueError: with `split_batches` on several ranks.
+    """
+    config: Any = args.accelerator_config
+    if args.world_size > 1 and getattr(config, "split_batches", False):
+        raise ValueError(
+            f"`accelerator_config` has split_batches=True on {args.world_size} ranks, and {what} composes whole "
+            "batches: each rank would get a piece with other proportions, or half of an episode. Leave it False."
+        )
+
+
 class SetSamplerEpoch(TrainerCallback):
     """
     Tell the sampler of the training data which epoch begins, however deep accelerate has wrapped it.

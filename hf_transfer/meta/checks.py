@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import TrainingArguments
 
+from hf_transfer.data.sampling import check_whole_batches
 from hf_transfer.few_shot.episodes import Episodes
 from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
 from hf_transfer.meta.learner import EpisodeShape
@@ -86,6 +87,7 @@ def check_arguments(args: TrainingArguments, episodes_per_step: int) -> int:
         if seen:
             way = f"Use {instead}." if instead else "Leave it out."
             raise ValueError(f"`{name}` does not go with `MetaTrainer`: {why}. {way}")
+    check_whole_batches(args, "`MetaTrainer`")
     parts = args.world_size * args.gradient_accumulation_steps
     if episodes_per_step < 1 or episodes_per_step % parts:
         raise ValueError(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,13 @@ from torch.utils.data import BatchSampler, DataLoader, Subset
 from transformers import TrainerControl, TrainerState
 
 from hf_transfer.data.mixing import mix_domains
-from hf_transfer.data.sampling import AlternatingSampler, SetSamplerEpoch, domain_sampler, domains_of
+from hf_transfer.data.sampling import (
+    AlternatingSampler,
+    SetSamplerEpoch,
+    check_whole_batches,
+    domain_sampler,
+    domains_of,
+)
 
 
 THREE = [0] * 13 + [1] * 4 + [2] * 7
@@ -222,3 +231,11 @@ def test_subsets_of_torch_datasets_keep_their_domains():
     sampler = domain_sampler(Subset(mixed, [1, 6, 7]), seed=0)
     assert sampler is not None and len(sampler) == 4
     assert [(0, 1, 1)[row] for row in sampler] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("ranks", "split"), [(1, True), (2, False), (2, True)])
+def test_batches_that_are_composed_are_not_split(ranks, split):
+    args: Any = SimpleNamespace(world_size=ranks, accelerator_config=SimpleNamespace(split_batches=split))
+    message = "split_batches=True on 2 ranks, and X composes.*Leave it False"
+    with pytest.raises(ValueError, match=message) if ranks > 1 and split else nullcontext():
+        check_whole_batches(args, "X")
