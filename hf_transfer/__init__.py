@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from hf_transfer.few_shot.class_names import head_from_class_names
     from hf_transfer.few_shot.contrastive import contrastive_fine_tune
     from hf_transfer.few_shot.evaluation import evaluate_few_shot
+    from hf_transfer.few_shot.sentence_classifier import sentence_classifier
     from hf_transfer.meta import MetaTrainer, add_scale_shift, fold_scale_shift, meta_test
     from hf_transfer.model_card import RunFacts, write_card, write_data_card
     from hf_transfer.multitask.collator import TaskCollator
@@ -167,9 +168,9 @@ __all__ = [
     "give_head", "greedy_soup", "head_from_class_names", "importance_weights", "infer_tasks", "label_shift_weights",
     "layer_report", "load_adapter", "load_export", "load_probe", "merge_adapter", "meta_test", "mix_domains",
     "mix_tasks", "mmd_test", "proxy_a_distance", "push_teacher_outputs", "reinitialize_blocks", "reweight",
-    "save_adapter", "snapshot", "student_from_teacher", "switch_adapter", "teacher_inputs", "tradaboost",
-    "transfer_parameters", "uniform_soup", "validate_without_labels", "wise_ft", "with_index", "write_card",
-    "write_data_card",
+    "save_adapter", "sentence_classifier", "snapshot", "student_from_teacher", "switch_adapter", "teacher_inputs",
+    "tradaboost", "transfer_parameters", "uniform_soup", "validate_without_labels", "wise_ft", "with_index",
+    "write_card", "write_data_card",
 ]
 # fmt: on
 
@@ -201,6 +202,7 @@ _LAZY = {
     "few_shot.class_names": "head_from_class_names",
     "few_shot.contrastive": "contrastive_fine_tune",
     "few_shot.evaluation": "evaluate_few_shot",
+    "few_shot.sentence_classifier": "sentence_classifier",
     "meta": "MetaTrainer add_scale_shift fold_scale_shift meta_test",
     "model_card": "RunFacts write_card write_data_card",
     "multitask.collator": "TaskCollator",

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from datasets import Dataset
+from torch import nn
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_transfer.adapter_arguments import NONE, AdapterOptions
+from hf_transfer.data.loading import TransferData
+from hf_transfer.feature_arguments import FeatureArguments
 from hf_transfer.few_shot.methods import (
     CLASSES,
     EPISODES,
@@ -15,13 +21,14 @@ from hf_transfer.few_shot.methods import (
     TRAINED,
     check_methods,
 )
-from hf_transfer.recipe_arguments import DataArguments, LoopArguments
+from hf_transfer.few_shot.sentence_classifier import is_sentence_classifier, sentence_classifier
+from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 
 
 SAMPLES_PER_CLASS = 8
 """Labelled rows of a class in mode `classes` where no number is given."""
 
-__all__ = ["FewShotArguments", "FewShotLoopArguments"]
+__all__ = ["FewShotArguments", "FewShotFeatureArguments", "FewShotLoopArguments"]
 
 
 @dataclass
@@ -215,6 +222,47 @@ class FewShotArguments:
                 f"`--samples_per_class {data_args.samples_per_class}` with `--mode {EPISODES}`: every episode draws "
                 f"its own `--k_shot` rows of a class. Leave it out, or pass `--mode {CLASSES}`."
             )
+
+
+@dataclass
+class FewShotFeatureArguments(FeatureArguments):
+    """`FeatureArguments` whose pooling is that of the model, where it reads texts."""
+
+    pooling: str | None = field(
+        default=None,
+        metadata={
+            "help": "For texts: mean, cls (first token) or last makes the head of the model read tokens pooled so, in "
+            "all methods and in the kept model; mean suits sentence encoders. For images the same of features in "
+            "episodes, of which no model is kept. By default as the model does."
+        },
+    )
+
+    def pools_in_model(self, data: TransferData) -> bool:
+        """Whether the model itself pools as `--pooling` says."""
+        return self.pooling is not None and data.input_columns != ("image",)
+
+    def load(self, model_args: ModelArguments, data: TransferData) -> tuple[nn.Module, Any]:
+        """The model that all start from, with a head for the classes of `data`, and its processor."""
+        model, processor = model_args.load(data)
+        if self.pools_in_model(data):
+            model = sentence_classifier(model, pooling=self.pooling, revision=model_args.model_revision)
+        return model, processor
+
+    def check_adapter(self, adapter: AdapterOptions, meta_parameters: str | None, data: TransferData) -> None:
+        """Refuse adapters of a model that is no checkpoint: they could not be put on it again."""
+        chosen = "--adapter" if adapter.adapter != NONE else "--meta_parameters" if meta_parameters == "lora" else None
+        if chosen and self.pools_in_model(data):
+            raise ValueError(
+                f"`{chosen}` with `--pooling {self.pooling}`: an adapter names the checkpoint that it belongs to, and "
+                "the model that pools so is none. Train without the adapter, or save the model first, "
+                f'`sentence_classifier(..., pooling="{self.pooling}").save_pretrained(folder)`, and pass the folder '
+                "as `--model_name_or_path` with `--trust_remote_code`, without `--pooling`."
+            )
+
+    def extract(self, model: Any, split: Dataset, *args: Any, **options: Any) -> Dataset:
+        """The features of a split; arguments as for `FeatureArguments`."""
+        own = FeatureArguments(**{**vars(self), "pooling": None if is_sentence_classifier(model) else self.pooling})
+        return own.extract(model if own.pooling is None else model.base_model, split, *args, **options)
 
 
 @dataclass(repr=False)

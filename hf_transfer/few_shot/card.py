@@ -15,7 +15,10 @@ from hf_transfer.model_card.facts import Baseline, RunFacts, Score
 from hf_transfer.model_card.recipes import add_comparison, data_facts
 
 
-__all__ = ["tell_of_episodes", "tell_of_few_labels"]
+OWN_CODE = "It pools tokens by code that lies beside its weights, and opens with `trust_remote_code=True`."
+"""Of a model whose class is none of `transformers`."""
+
+__all__ = ["OWN_CODE", "tell_of_episodes", "tell_of_few_labels"]
 
 
 def tell_of_episodes(facts: RunFacts, comparison: EpisodeComparison, kept: Outcome, remarks: Sequence[str]) -> None:
@@ -65,6 +68,8 @@ def tell_of_episodes(facts: RunFacts, comparison: EpisodeComparison, kept: Outco
         "no others.",
         "The method was chosen on the episodes that it is scored on.",
     ]
+    if comparison.features.pools_in_model(novel):
+        facts.limits.append(OWN_CODE)
 
 
 def tell_of_few_labels(facts: RunFacts, comparison: FewLabelComparison, kept: Cell, remarks: Sequence[str]) -> None:
@@ -87,3 +92,5 @@ def tell_of_few_labels(facts: RunFacts, comparison: FewLabelComparison, kept: Ce
     if {cell.method for cell in cells} - {kept.method, REFERENCE}:
         facts.comparison = few_label_table(cells)
     facts.notes += [said for said in remarks if not said.startswith((f"{kept.method} loses", f"{kept.method} is not"))]
+    if comparison.features.pools_in_model(data):
+        facts.limits.append(OWN_CODE)

@@ -54,7 +54,8 @@ def head_from_class_names(
     Args:
         model (`nn.Module`):
             A text classifier of `transformers` with a linear head, also under PEFT, whose backbone places sentences
-            by their meaning, as sentence encoders do; or a model with two towers such as `CLIPModel`.
+            by their meaning: a sentence encoder as [`sentence_classifier`] makes it; or a model with two towers such
+            as `CLIPModel`.
         processor (`PreTrainedTokenizerBase` or a processor with a `tokenizer`):
             The model's own.
         label_names (`Sequence[str]`, *optional*):

@@ -17,7 +17,7 @@ from hf_transfer.compare.results import Cell
 from hf_transfer.compare.tables import scores_by_name
 from hf_transfer.data.preparation import collator_for, prepare
 from hf_transfer.features import head_features
-from hf_transfer.few_shot.card import tell_of_episodes, tell_of_few_labels
+from hf_transfer.few_shot.card import OWN_CODE, tell_of_episodes, tell_of_few_labels
 from hf_transfer.few_shot.comparison import EpisodeComparison
 from hf_transfer.few_shot.few_labels import FewLabelComparison
 from hf_transfer.few_shot.heads import as_probe
@@ -72,7 +72,7 @@ def close_episodes(comparison: EpisodeComparison) -> Outcome | None:
     if kept is not None:
         ending = (
             f"Kept: {kept.method}, chosen on these episodes, with a head fitted to all {len(comparison.rows)} rows of "
-            "the novel classes."
+            "the novel classes." + _opens(comparison.features.pools_in_model(comparison.novel))
         )
     table = episode_table(outcomes, recipe.n_way)
     text = _report([table, f"{classes}. {said[0]}"], remarks, ending)
@@ -116,7 +116,8 @@ def close_few_labels(comparison: FewLabelComparison) -> Cell:
     )
     remarks = few_label_remarks(cells)
     by = "" if len(cells) == 1 else f", the best by {chosen_by.replace('eval', 'validation').replace('_', ' ')}"
-    text = _report([few_label_table(cells), told], remarks, f"Kept: {kept.method} with seed {kept.seed}{by}.")
+    ending = f"Kept: {kept.method} with seed {kept.seed}{by}." + _opens(comparison.features.pools_in_model(data))
+    text = _report([few_label_table(cells), told], remarks, ending)
     summary: dict[str, Any] = {**kept.scores, **scores_by_name(cells)}
     summary["kept"] = {"method": kept.method, "seed": kept.seed}
     _write(args, text, summary)
@@ -146,6 +147,10 @@ def best_cell(cells: Sequence[Cell], score: str) -> Cell:
 def _report(parts: Sequence[str], remarks: Sequence[str], ending: str) -> str:
     listed = ["\n".join(f"- {remark}" for remark in remarks)] if remarks else []
     return "\n\n".join(["# Few-shot methods", *parts, *listed, ending]) + "\n"
+
+
+def _opens(by_own_code: bool) -> str:
+    return f" {OWN_CODE}" if by_own_code else ""
 
 
 def _write(args: Any, text: str, summary: Mapping[str, Any]) -> None:

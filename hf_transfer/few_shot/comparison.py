@@ -19,9 +19,8 @@ from hf_transfer.compare.results import Cell, Results, fingerprint
 from hf_transfer.compare.runs import finite, loop_settings, shared
 from hf_transfer.data.loading import TransferData
 from hf_transfer.data.preparation import collator_for, prepare
-from hf_transfer.feature_arguments import FeatureArguments
 from hf_transfer.features import matrix
-from hf_transfer.few_shot.arguments import FewShotArguments, FewShotLoopArguments
+from hf_transfer.few_shot.arguments import FewShotArguments, FewShotFeatureArguments, FewShotLoopArguments
 from hf_transfer.few_shot.class_split import all_rows, check_single_label, split_classes
 from hf_transfer.few_shot.episodes import Episodes
 from hf_transfer.few_shot.evaluation import evaluate_few_shot
@@ -50,7 +49,7 @@ class EpisodeComparison:
 
     Args:
         recipe (`FewShotArguments`): classes, episodes and methods.
-        features (`FeatureArguments`): how features of the pretrained model are read.
+        features (`FewShotFeatureArguments`): how features of the pretrained model are read.
         model_args (`ModelArguments`): the model that all start from.
         data_args (`DataArguments`): how rows are chosen and prepared.
         args (`FewShotLoopArguments`): the loop; a folder below its `output_dir` for each run.
@@ -63,7 +62,7 @@ class EpisodeComparison:
     def __init__(
         self,
         recipe: FewShotArguments,
-        features: FeatureArguments,
+        features: FewShotFeatureArguments,
         model_args: ModelArguments,
         data_args: DataArguments,
         args: FewShotLoopArguments,
@@ -76,6 +75,7 @@ class EpisodeComparison:
         self._check_options()
         with args.main_process_first(desc="loading data"):
             self.base, self.novel = self._classes()
+            self._check_pooling()
             self.rows = all_rows(self.novel)
         self.labels = np.asarray(self.rows["label"])
         self._check_episodes()
@@ -93,8 +93,10 @@ class EpisodeComparison:
                 f"`--views {self.features.views}`: the rows of an episode are counted, and views of one image would "
                 "count as several. Leave it out."
             )
-        foldable = self.recipe.trained or self.features.pooling is None
-        if self.args.push_to_hub and not foldable:
+
+    def _check_pooling(self) -> None:
+        self.features.check_adapter(self.adapter, self.recipe.meta_parameters, self.novel)
+        if self.args.push_to_hub and not self.recipe.trained and not self.heads_read_them:
             raise ValueError(
                 f"`--push_to_hub` with `--pooling {self.features.pooling}`: these features are not those that the "
                 "head of the model is given, so there is no model to push. Leave one of them out."
@@ -132,13 +134,18 @@ class EpisodeComparison:
     def pretrained(self) -> tuple[Any, Any]:
         """The model that all start from, with a new head for the novel classes, and its processor."""
         set_seed(self.args.seed)
-        return self.model_args.load(self.novel)
+        return self.features.load(self.model_args, self.novel)
+
+    @property
+    def heads_read_them(self) -> bool:
+        """Whether the features are those that the head of the model is given."""
+        return self.features.pooling is None or self.features.pools_in_model(self.novel)
 
     def _start(self, seed: int) -> nn.Module:
         """The model that all runs of a seed start from, with a head for the base classes."""
         assert self.base is not None
         set_seed(seed)
-        return self.adapter.add_to(self.model_args.load(self.base)[0])
+        return self.adapter.add_to(self.features.load(self.model_args, self.base)[0])
 
     def _run(self, method: str, temperature: float) -> EpisodicRun:
         assert self.base is not None
@@ -155,15 +162,14 @@ class EpisodeComparison:
 
     def extract(self, rows: Dataset) -> Dataset:
         """Features of the pretrained model, pooled as `--pooling` says or as the model does for its head."""
-        model = self.model.to(self.args.device)
-        model = model if self.features.pooling is None else model.base_model
-        return self.features.extract(model, rows, self.processor, self.data_args)
+        return self.features.extract(self.model.to(self.args.device), rows, self.processor, self.data_args)
 
     def settings(self) -> dict[str, Any]:
         """What every run depends on beside its method and seed."""
         recipe = {name: value for name, value in vars(self.recipe).items() if name not in _IRRELEVANT}
         return {
             **recipe,
+            "pooling": self.features.pooling,
             **vars(self.model_args),
             **vars(self.data_args),
             **self.adapter.settings(),
@@ -254,7 +260,7 @@ class EpisodeComparison:
         if outcome.features_of is not None:
             cosine = outcome.method != outcome.features_of or self.recipe.distance == "cosine"
             return "nearest_mean" if cosine else "prototypes"
-        foldable = outcome.method in FOLDABLE and self.features.pooling is None
+        foldable = outcome.method in FOLDABLE and self.heads_read_them
         return outcome.method if foldable else None
 
 

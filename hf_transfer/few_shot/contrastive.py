@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,6 @@ def contrastive_fine_tune(
     learning_rate: float = 2e-5,
     seed: int = 0,
     args: TrainingArguments | None = None,
-    pooling: Literal["mean"] | None = None,
     max_length: int | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     strengths: Sequence[float] = STRENGTHS,
@@ -66,8 +65,9 @@ def contrastive_fine_tune(
 
     Args:
         model (`nn.Module`):
-            A classifier of `transformers` with a linear head, also under PEFT with the head in `modules_to_save`.
-            Best one whose backbone is a sentence encoder. It is left on the device it was trained on.
+            A classifier of `transformers` with a linear head, also under PEFT with the head in `modules_to_save`. Of
+            a sentence encoder the one that [`sentence_classifier`] makes, which averages tokens as the encoder was
+            trained to: BERT's own reads the first through a pooler. It is left on the device it was trained on.
         processor (`PreTrainedTokenizerBase` or `BaseImageProcessor`):
             The model's own.
         dataset (`datasets.Dataset`):
@@ -86,10 +86,6 @@ def contrastive_fine_tune(
             Of pairs, dropout and the folds of the regression.
         args (`TrainingArguments`, *optional*):
             All options of the loop, in place of the four above.
-        pooling (`"mean"`, *optional*):
-            Make the model average its tokens, as SetFit does, where its class can: those of ModernBERT, EuroBERT and
-            others with `classifier_pooling`. By default features are what the head is given, such as BERT's pooled
-            first token: what the saved model computes.
         max_length (`int`, *optional*):
             Longest text in tokens, as in [`prepare`].
         augment (`Callable`, *optional*):
@@ -103,17 +99,18 @@ def contrastive_fine_tune(
         `Probe`: the regression that is now the head, with its strength and held-out scores.
 
     Deviations from the paper:
-        The head is inside the model, and so is the pooling; see `pooling`. Pairs are without repeats, and no row is
-        paired with itself.
+        The head is inside the model, and so is the pooling. Pairs are without repeats, and no row is paired with
+        itself.
 
     Raises:
-        ValueError: if the head cannot hold the classes or a regression, the model cannot average its tokens, or the
-            rows make no pairs of both kinds; before anything is trained.
+        ValueError: if the head cannot hold the classes or a regression, or the rows make no pairs of both kinds;
+            before anything is trained.
         ImportError: if scikit-learn is not installed.
 
     Relations:
-        [`head_from_class_names`] needs no rows. `fit_head` is the second phase alone, on frozen features: compare
-        with it, as a sentence encoder may be as good without the first.
+        [`sentence_classifier`] makes the model of a sentence encoder. [`head_from_class_names`] needs no rows.
+        `fit_head` is the second phase alone, on frozen features: compare with it, as a sentence encoder may be as
+        good without the first.
 
     Example:
         >>> import io
@@ -137,8 +134,6 @@ def contrastive_fine_tune(
     if find_spec("sklearn") is None:
         raise no_sklearn()
     names = _check(model, dataset)
-    if pooling is not None:
-        _pool_by(pooling, model)
     from hf_transfer.data.preparation import collator_for, prepare
 
     collate = _Collator(collator_for(processor), frozenset({*model_inputs(pretrained(model)), "labels", "label"}))
@@ -206,17 +201,6 @@ def _check(model: nn.Module, dataset: Any) -> tuple[str, ...]:
 def _named(dataset: Any) -> bool:
     feature = next((dataset.features[name] for name in ("labels", "label") if name in dataset.column_names), None)
     return getattr(feature, "dtype", "") in ("string", "large_string")
-
-
-def _pool_by(pooling: str, model: nn.Module) -> None:
-    config: Any = pretrained(base_of(model)).config
-    if not hasattr(config, "classifier_pooling"):
-        raise ValueError(
-            f'`pooling="{pooling}"` for {type(base_of(model)).__name__}, which has its own way from tokens to the '
-            "head and no option for it: the saved model would not compute what was trained. Leave `pooling` out, or "
-            "take a model with `classifier_pooling`, such as ModernBERT."
-        )
-    config.classifier_pooling = pooling
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from hf_transfer.compare.results import Cell, Results, fingerprint
 from hf_transfer.compare.runs import finite, loop_settings, shared, without_timings
 from hf_transfer.data.loading import TransferData
 from hf_transfer.data.preparation import collator_for, prepare
-from hf_transfer.feature_arguments import FeatureArguments
-from hf_transfer.few_shot.arguments import FewShotArguments, FewShotLoopArguments
+from hf_transfer.few_shot.arguments import FewShotArguments, FewShotFeatureArguments, FewShotLoopArguments
 from hf_transfer.few_shot.class_names import head_from_class_names
 from hf_transfer.few_shot.class_split import check_single_label
 from hf_transfer.few_shot.contrastive import contrastive_fine_tune
@@ -47,7 +46,7 @@ class FewLabelComparison:
 
     Args:
         recipe (`FewShotArguments`): methods and seeds, each of which draws other rows.
-        features (`FeatureArguments`): how features of the frozen model are computed.
+        features (`FewShotFeatureArguments`): how features of the frozen model are computed.
         model_args (`ModelArguments`): the model that all start from.
         data_args (`DataArguments`): how rows are chosen and prepared.
         args (`FewShotLoopArguments`): the loop; a folder below its `output_dir` for each run.
@@ -60,7 +59,7 @@ class FewLabelComparison:
     def __init__(
         self,
         recipe: FewShotArguments,
-        features: FeatureArguments,
+        features: FewShotFeatureArguments,
         model_args: ModelArguments,
         data_args: DataArguments,
         args: FewShotLoopArguments,
@@ -74,6 +73,7 @@ class FewLabelComparison:
         self._check_options()
         self.data = self._load(args.seed)
         check_single_label(self.data, recipe.dataset_name)
+        self._check_pooling()
         if self.data.eval is None and self.data.test is None:
             raise ValueError(
                 f"`{recipe.dataset_name}` has neither a validation nor a test split: nothing could be scored. Name "
@@ -86,18 +86,25 @@ class FewLabelComparison:
         self.cells: list[Cell] = []
 
     def _check_options(self) -> None:
-        for option, default in (("pooling", None), ("views", 1)):
-            value = getattr(self.features, option)
-            if value != default:
-                raise ValueError(
-                    f"`--{option} {value}` with `--mode classes`: every method ends in a head, which is given one row "
-                    "as the model pools it. Leave it out; `--mode episodes` compares poolings."
-                )
+        if self.features.views > 1:
+            raise ValueError(
+                f"`--views {self.features.views}` with `--mode classes`: the labelled rows are counted, and views of "
+                "one image would count as several. Leave it out."
+            )
         rows = self.args.per_device_train_batch_size
         if "contrastive" in self.recipe.methods and rows % 2:
             raise ValueError(
                 f"`--per_device_train_batch_size {rows}` with `--methods contrastive`, whose batches hold pairs of "
                 f"rows: one would be torn apart. Give an even number, such as {rows + 1}."
+            )
+
+    def _check_pooling(self) -> None:
+        self.features.check_adapter(self.adapter, None, self.data)
+        pooling = self.features.pooling
+        if pooling is not None and not self.features.pools_in_model(self.data):
+            raise ValueError(
+                f"`--pooling {pooling}` with `--mode classes` and images: every method ends in a head, which is given "
+                "one row as the model pools it. Leave it out; `--mode episodes` compares poolings."
             )
 
     def _load(self, seed: int) -> TransferData:
@@ -108,6 +115,7 @@ class FewLabelComparison:
         """What every run depends on beside its method and seed."""
         return {
             **{name: getattr(self.recipe, name) for name in _RELEVANT},
+            "pooling": self.features.pooling,
             **vars(self.model_args),
             **vars(self.data_args),
             **self.adapter.settings(),
@@ -167,11 +175,11 @@ class FewLabelComparison:
         """The model of a method before any training, and its processor."""
         set_seed(seed)
         if not method.startswith("class_names"):
-            return self.model_args.load(data)
+            return self.features.load(self.model_args, data)
         names = list(data.label_names)
         template = self.recipe.template
         if data.input_columns != ("image",):
-            model, processor = self.model_args.load(data)
+            model, processor = self.features.load(self.model_args, data)
             return head_from_class_names(model, processor, names, template=template), processor
         options: dict[str, Any] = {
             "revision": self.model_args.model_revision,

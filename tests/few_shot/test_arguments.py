@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
-from hf_transfer.few_shot.arguments import SAMPLES_PER_CLASS, FewShotArguments, FewShotLoopArguments
+from hf_transfer.adapter_arguments import AdapterOptions
+from hf_transfer.few_shot.arguments import (
+    SAMPLES_PER_CLASS,
+    FewShotArguments,
+    FewShotFeatureArguments,
+    FewShotLoopArguments,
+)
 from hf_transfer.few_shot.methods import FEW_LABELS, ON_FEATURES
 from hf_transfer.recipe_arguments import DataArguments
 
@@ -74,3 +83,19 @@ def test_all_train_to_the_end(tmp_path):
         loop(tmp_path, eval_strategy="epoch")
     with pytest.raises(ValueError, match="resume_from_checkpoint` with several runs.*Leave it out"):
         recipe().check(DataArguments(), loop(tmp_path, resume_from_checkpoint="there"))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "columns", "expected"),
+    [(None, ("text",), False), ("mean", ("text", "text_pair"), True), ("mean", ("image",), False)],
+)
+def test_models_of_texts_pool_themselves(pooling, columns, expected):
+    data = SimpleNamespace(input_columns=columns)
+    features = FewShotFeatureArguments(pooling=pooling)
+    assert features.pools_in_model(cast(Any, data)) is expected
+    for adapter, learned in ((AdapterOptions("lora"), None), (AdapterOptions(), "lora")):
+        if expected:
+            with pytest.raises(ValueError, match="`--(adapter|meta_parameters)` with `--pooling mean`.*names the"):
+                features.check_adapter(adapter, learned, cast(Any, data))
+        else:
+            features.check_adapter(adapter, learned, cast(Any, data))

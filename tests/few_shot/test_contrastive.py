@@ -11,8 +11,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSequenceClassification,
-    ModernBertConfig,
-    ModernBertForSequenceClassification,
     TrainerCallback,
     ViTImageProcessorPil,
 )
@@ -116,21 +114,6 @@ def test_rows_without_a_label_are_left_out():
     assert contrastive_fine_tune(seeded(tiny_bert), tokenizer(), data, pairs_per_row=2).rows == 8
 
 
-def modernbert() -> nn.Module:
-    config = ModernBertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, num_labels=3,
-        pad_token_id=0, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, attn_implementation="eager",
-    )  # fmt: skip
-    return ModernBertForSequenceClassification(config)
-
-
-def test_pooling_by_the_mean_is_that_of_the_model():
-    model = seeded(modernbert)
-    assert model.config.classifier_pooling == "cls"
-    contrastive_fine_tune(model, tokenizer(), texts(2), pairs_per_row=2, pooling="mean")
-    assert model.config.classifier_pooling == "mean"
-
-
 def test_what_fails_in_training_leaves_the_model_without_objectives():
     class Broken(TrainerCallback):
         def on_step_end(self, *args, **kwargs):
@@ -156,7 +139,6 @@ def never(*args, **kwargs):
             "have 2 classes, the head.* has 3 outputs.*num_labels=2",
         ),
         (lambda: tiny_bert(num_labels=2), texts(2), {}, "have 3 classes, the head of the model has 2 outputs"),
-        (tiny_bert, texts(2), {"pooling": "mean"}, '`pooling="mean"` for BertForSequenceClassification.*ModernBERT'),
         (tiny_token_bert, texts(2), {}, "PairSimilarity on a token classifier"),
         (tiny_bert, texts(1), {}, "one row of each class among 3"),
         (tiny_bert, texts(2), {"batch_size": 7}, "Batches of 7 rows tear pairs apart"),

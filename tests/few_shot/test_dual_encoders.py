@@ -65,7 +65,5 @@ def test_a_model_that_goes_another_way_is_refused():
             output.logits_per_image = 2 * output.logits_per_image
             return output
 
-    with pytest.raises(
-        RuntimeError, match="made of Doubled returns logits that differ by .* zero-shot logits"
-    ):
+    with pytest.raises(RuntimeError, match="made of Doubled returns logits that differ by .* zero-shot logits"):
         classifier_of(dual_encoder(Doubled, CLIPConfig), tokenizer(), NAMES, SENTENCES)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from hf_transfer.feature_arguments import FeatureArguments
-from hf_transfer.few_shot.arguments import FewShotArguments, FewShotLoopArguments
+from hf_transfer.adapter_arguments import AdapterOptions
+from hf_transfer.few_shot.arguments import FewShotArguments, FewShotFeatureArguments, FewShotLoopArguments
 from hf_transfer.few_shot.few_labels import FewLabelComparison
 from hf_transfer.few_shot.heads import FOLDABLE
 from hf_transfer.few_shot.methods import FEW_LABELS
 from hf_transfer.recipe_arguments import DataArguments, ModelArguments
+from tests.recipes.conftest import image_folder
 
 
-def compare(tmp_path, *, features: FeatureArguments | None = None, rows: int = 16, dataset: str = "data"):
+def compare(tmp_path, *, rows: int = 16, dataset: str = "data", adapter: str = "none", **options):
     recipe = FewShotArguments(dataset, mode="classes", methods=["contrastive"])
     args = FewShotLoopArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=rows)
-    return FewLabelComparison(recipe, features or FeatureArguments(), ModelArguments(), DataArguments(), args)
+    features, data = FewShotFeatureArguments(**options), DataArguments(samples_per_class=2)
+    return FewLabelComparison(recipe, features, ModelArguments(), data, args, adapter=AdapterOptions(adapter))
+
+
+def texts(file):
+    rows = [f"the {name} is {name},{name}" for name in ("book", "pan") for _ in range(9)]
+    file.write_text("\n".join(["text,label", *rows]) + "\n")
 
 
 def test_a_batch_that_tears_a_pair_apart(tmp_path):
@@ -23,15 +30,25 @@ def test_a_batch_that_tears_a_pair_apart(tmp_path):
         compare(tmp_path, rows=3)
 
 
-@pytest.mark.parametrize("option", [{"pooling": "mean"}, {"views": 2}])
-def test_features_that_no_head_is_given(tmp_path, option):
-    with pytest.raises(ValueError, match="with `--mode classes`: every method ends in a head.*Leave it out"):
-        compare(tmp_path, features=FeatureArguments(**option))
+def test_views_that_would_be_counted(tmp_path):
+    with pytest.raises(ValueError, match="`--views 2` with `--mode classes`.*count as several. Leave it out"):
+        compare(tmp_path, views=2)
+
+
+def test_images_pooled_as_no_head_is_given_them(tmp_path):
+    image_folder(tmp_path / "data", ("train",))
+    with pytest.raises(ValueError, match="`--mode classes` and images: every method ends in a head.*Leave it out"):
+        compare(tmp_path / "out", dataset=str(tmp_path / "data"), pooling="mean")
+
+
+def test_adapters_of_a_model_that_is_no_checkpoint(tmp_path):
+    texts(tmp_path / "train.csv")
+    with pytest.raises(ValueError, match="`--adapter` with `--pooling mean`: an adapter names the checkpoint.*Train"):
+        compare(tmp_path / "out", dataset=str(tmp_path / "train.csv"), pooling="mean", adapter="lora")
 
 
 def test_nothing_to_score(tmp_path):
-    rows = [f"the {name} is {name},{name}" for name in ("book", "pan") for _ in range(9)]
-    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    texts(tmp_path / "train.csv")
     with pytest.raises(ValueError, match="neither a validation nor a test split: nothing could be scored. Name one"):
         compare(tmp_path / "out", dataset=str(tmp_path / "train.csv"))
 

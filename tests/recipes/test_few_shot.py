@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, Trainer, pipeline
 
 from hf_transfer.few_shot.episodes import Episodes
+from hf_transfer.few_shot.sentence_classifier import is_sentence_classifier
 from tests.recipes.conftest import RECIPES
 
 
@@ -175,7 +176,12 @@ def test_all_classes_from_few_labels(run, tmp_path, options, trained):
             (*EPISODES, *TRAINING, "--methods", "protonet", "--gradient_accumulation_steps", 3),
             "torn apart.*multiple of 3",
         ),
-        (("--mode", "classes", "--pooling", "mean"), "`--pooling mean` with `--mode classes`.*Leave it out"),
+        ((*EPISODES, "--pooling", "none"), '`pooling="none"` is none that makes one row.*Choose from mean, cls, last'),
+        (("--pooling", "mean", "--adapter", "lora"), "`--adapter` with `--pooling mean`.*Train without the adapter"),
+        (
+            (*EPISODES, *TRAINING, "--pooling", "mean", "--methods", "anil", "--meta_parameters", "lora"),
+            "`--meta_parameters` with `--pooling mean`",
+        ),
         (("--views", 2), "`--views 2`.*count as several"),
         (("--mode", "classes", "--samples_per_class", 7), "samples_per_class=7.*6 rows"),
     ],
@@ -202,8 +208,40 @@ def test_class_names_of_images_need_a_text_tower(run, images, image_model, no_tr
         run("few_shot", *words, "--samples_per_class", 2, "--methods", "class_names")
 
 
-def test_without_a_head_s_features_no_model_is_kept(run, tmp_path, options):
-    results = run("few_shot", *options, *EPISODES, "--methods", "nearest_mean", "--pooling", "mean")
+def test_without_a_head_s_features_no_model_is_kept(run, tmp_path, images, image_model):
+    words = ("--dataset_name", images, "--model_name_or_path", image_model, "--pooling", "mean")
+    results = run("few_shot", *words, *EPISODES, "--methods", "nearest_mean")
     assert "kept" not in results and not (tmp_path / "out" / "config.json").exists()
     assert "No model is kept" in (tmp_path / "out" / "comparison.md").read_text()
     assert json.loads((tmp_path / "out" / "all_results.json").read_text())["nearest_mean_1_shot_accuracy"] > 0
+
+
+def test_models_of_texts_pool_as_they_are_told_before_and_after_training(run, tmp_path, options):
+    words = (*options, *EPISODES, *TRAINING, "--pooling", "mean", "--methods", "protonet,anil")
+    run("few_shot", *words)
+    out = tmp_path / "out"
+    for folder in (out, out / "protonet" / "seed_42", out / "anil" / "seed_42"):
+        model: Any = AutoModelForSequenceClassification.from_pretrained(folder)
+        assert is_sentence_classifier(model) and model.config.pooling == "mean"
+        assert (folder / "sentence_encoder.py").is_file()
+    assert "`trust_remote_code=True`" in (out / "comparison.md").read_text()
+    assert "`trust_remote_code=True`" in (out / "README.md").read_text()
+
+
+def test_few_labels_of_pooled_tokens(run, tmp_path, options):
+    words = (*options, "--mode", "classes", "--samples_per_class", 2, "--max_steps", 1, "--pooling", "mean")
+    results: Any = run("few_shot", *words, "--methods", "probe,fine_tuning,contrastive,class_names")
+    out = tmp_path / "out"
+    kept: Any = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    assert is_sentence_classifier(kept) and set(kept.config.label2id) == set(CLASSES)
+    # the probe is a head on the mean of the tokens of the pretrained model
+    start: Any = AutoModelForSequenceClassification.from_pretrained(options[3]).eval()
+    probed: Any = AutoModelForSequenceClassification.from_pretrained(out / "probe" / "seed_42").eval()
+    ids = torch.tensor([[2, 10, 4, 12, 11, 4, 3]])
+    features = start.bert(ids).last_hidden_state.mean(1)
+    torch.testing.assert_close(probed(ids).logits, probed.classifier(features), rtol=1e-4, atol=1e-6)
+    assert results["test_accuracy"] == results[f"{results['kept']['method']}_test_accuracy"]
+    assert "`trust_remote_code=True`" in (out / "comparison.md").read_text()
+    first = (out / "probe" / "seed_42" / "model.safetensors").stat().st_mtime_ns
+    run("few_shot", *words[:-1], "cls", "--methods", "probe")  # another model: nothing is taken from before
+    assert (out / "probe" / "seed_42" / "model.safetensors").stat().st_mtime_ns != first
