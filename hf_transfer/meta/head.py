@@ -14,9 +14,11 @@ __all__ = ["give_episode_head"]
 
 def give_episode_head(model: nn.Module, n_way: int) -> nn.Module:
     """
-    Give a classifier a new head of `n_way` outputs, the classes of an episode; one of that size stays as it is.
+    Give a classifier a head of `n_way` outputs, the classes of an episode; one that it has already stays as it is.
 
-    The numbers 0 to `n_way - 1` mean other classes in every episode, so the outputs are called `class_0`, `class_1`.
+    The numbers 0 to `n_way - 1` mean other classes in every episode, so the outputs are called `class_0`, `class_1`,
+    and all begin alike, at zero: what a head drawn at random says of a class that is numbered at random must be
+    unlearned in every episode, and in a few steps often is not.
     A fine-tuning that starts from the saved model brings labels of its own:
     `from_pretrained(folder, num_labels=..., ignore_mismatched_sizes=True)`.
 
@@ -38,6 +40,9 @@ def give_episode_head(model: nn.Module, n_way: int) -> nn.Module:
         >>> config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
         >>> give_episode_head(BertForSequenceClassification(config), 5).classifier.out_features
         5
+
+    Paper: Ye and Chao, "How to Train Your MAML to Excel in Few-Shot Classification", ICLR 2022,
+    https://huggingface.co/papers/2106.16245
     """
     if n_way < 2:
         raise ValueError(
@@ -45,14 +50,16 @@ def give_episode_head(model: nn.Module, n_way: int) -> nn.Module:
         )
     names = [f"class_{number}" for number in range(n_way)]
     if hasattr(model, "peft_config"):  # told by attribute: `peft` is no dependency
-        from hf_transfer.adapters.heads import give_head
+        from hf_transfer.adapters.heads import give_head, head_layers
 
         owner: Any = model
-        if owner.get_base_model().config.num_labels != n_way:
+        if not _is_of_episodes(owner.get_base_model(), names):
             give_head(owner, owner.active_adapters[0], names)
+            for _, _, _, layer in head_layers(owner, owner.active_adapters[0]):
+                _to_zero(layer)
         return model
     owner = model
-    if owner.config.num_labels == n_way:
+    if _is_of_episodes(owner, names):
         return model
     layers = {path: _resized(owner, model.get_submodule(path), n_way) for path in anatomy(model).modules("head")}
     before = owner.config.num_labels
@@ -70,6 +77,15 @@ def give_episode_head(model: nn.Module, n_way: int) -> nn.Module:
     return model
 
 
+def _is_of_episodes(model: Any, names: list[str]) -> bool:
+    return list((model.config.id2label or {}).values()) == names
+
+
+def _to_zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 def _resized(model: Any, layer: nn.Module, outputs: int) -> nn.Module:
     options: dict[str, Any] = {"bias": getattr(layer, "bias", None) is not None}
     if isinstance(layer, nn.Linear):
@@ -85,6 +101,6 @@ def _resized(model: Any, layer: nn.Module, outputs: int) -> nn.Module:
             f"The head is a `{type(layer).__name__}`: how one of another number of outputs would be made is unknown. "
             f"Load the model with that many labels, `from_pretrained(..., num_labels={outputs})`."
         )
-    model._init_weights(new)  # as the head of a new model
+    _to_zero(new)
     weight = layer.get_parameter("weight")
     return new.to(weight.device, weight.dtype).train(layer.training)

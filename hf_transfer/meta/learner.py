@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,7 +230,7 @@ class Learner:
         """Whether the head makes of the features what the model returns; a few models go on after their head."""
         few = {name: value[:4] for name, value in _flat(inputs).items()}
         training = self.model.training
-        with torch.no_grad():
+        with torch.no_grad(), _filled(self.parameters.values()):
             self.model.eval()
             features, logits = self._tapped(few)
             same = logits.shape[:-1] == features.shape[:-1] and torch.allclose(
@@ -272,6 +272,20 @@ class _Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return head_logits(self.head, features)
+
+
+@contextmanager
+def _filled(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Other numbers in a head for a while: of one at zero, whatever follows it shows nothing."""
+    before = [(parameter, parameter.clone()) for parameter in parameters]
+    try:
+        for parameter, _ in before:
+            numbers = torch.linspace(-0.5, 0.5, parameter.numel(), device=parameter.device)
+            parameter.copy_(numbers.sin().reshape(parameter.shape))
+        yield
+    finally:
+        for parameter, value in before:
+            parameter.copy_(value)
 
 
 def _full(logits: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hf_transfer import anatomy
 from hf_transfer.adapters import add_adapter
 from hf_transfer.meta.head import give_episode_head
 from tests import models
@@ -24,10 +25,17 @@ def test_the_logits_and_the_config_have_that_many(kind):
     assert 1 <= len(changed) <= 2
 
 
-def test_a_head_of_that_size_stays():
-    model = models.tiny_bert()
-    head, names = model.classifier, dict(model.config.id2label)
-    assert give_episode_head(model, 3).classifier is head and model.config.id2label == names
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "resnet"])
+def test_its_outputs_begin_alike_and_it_stays_when_asked_again(kind):
+    model = models.TINY[kind]()  # of three classes, which mean something
+    head = anatomy(give_episode_head(model, 3)).head
+    layer = model.get_submodule(head)
+    assert all(not parameter.any() for parameter in layer.parameters())
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(0.5)
+    assert give_episode_head(model, 3).get_submodule(head) is layer
+    assert give_episode_head(model, 4).get_submodule(head) is not layer
 
 
 def test_an_adapter_gets_it_too():
@@ -36,7 +44,7 @@ def test_an_adapter_gets_it_too():
     batch = models.batch_for(model)
     assert model(input_ids=batch["input_ids"]).logits.shape == (4, 5)
     head = model.base_model.model.classifier.modules_to_save["default"]
-    assert head.out_features == 5 and head.weight.requires_grad
+    assert head.out_features == 5 and head.weight.requires_grad and not head.weight.any()
     assert give_episode_head(model, 5).base_model.model.classifier.modules_to_save["default"] is head
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageClassification, Trainer
 
 from hf_transfer import L2SP, MetaTrainer
 from hf_transfer.adapters import add_adapter
+from hf_transfer.meta.head import give_episode_head
 from tests.meta.rows import arguments, batch_of, model_of, rows, state_of, trainer_of
 
 
@@ -75,7 +76,7 @@ def test_one_inner_step_of_reptile_is_sgd_on_the_rows(tmp_path):
         max_steps=1,
         max_grad_norm=0.0,
     )
-    model = model_of().eval()
+    model = give_episode_head(model_of(), 3).eval()
     batch = next(iter(trainer.get_train_dataloader()))
     classes = torch.tensor([0, 1, 2, 0, 0, 1, 1, 2, 2])
     model(pixel_values=batch["pixel_values"], labels=classes).loss.backward()

@@ -15,7 +15,16 @@ from hf_transfer.model_card.writing import is_ours
 ROOT = Path(__file__).parents[2]
 DATA_CARD = ROOT / "model_cards" / "extract_features.md"
 CARDS = sorted(path for path in (ROOT / "model_cards").glob("*.md") if path != DATA_CARD)
-TRAINING_RECIPES = ("adapters", "compare", "distillation", "domain_adaptation", "feature_extraction", "finetune")
+TRAINING_RECIPES = (
+    "adapters",
+    "compare",
+    "distillation",
+    "domain_adaptation",
+    "feature_extraction",
+    "few_shot",
+    "finetune",
+    "multitask",
+)
 
 
 def headings(text: str) -> list[str]:
