@@ -56,7 +56,7 @@ def tell_of_episodes(facts: RunFacts, comparison: EpisodeComparison, kept: Outco
         own, plain = kept.summary(k), reference.summary(k)
         facts.scores.append(Score("accuracy", own.mean, split))
         gain = episode_difference(kept, reference, k)
-        if gain is not None:
+        if gain is not None and k == recipe.k_shot[0]:  # a card has one column of differences; the table has all
             plain = Score("accuracy", plain.mean, split)
             facts.baselines.append(Baseline(REFERENCE, plain, gain.mean, gain.interval))
     facts.comparison = episode_table(comparison.outcomes, recipe.n_way)

@@ -92,6 +92,7 @@ class Term:
         settings (`dict[str, Any]`, *optional*): its other hyper-parameters.
         about (`str`, *optional*): the first sentence of its documentation.
         paper (`str`, *optional*): as its documentation names it.
+        replaces (`bool`, *optional*, defaults to `False`): whether it stands in place of the task loss.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Term:
     settings: dict[str, Any] = field(default_factory=dict)
     about: str = ""
     paper: str = ""
+    replaces: bool = False
 
 
 @dataclass

@@ -56,6 +56,7 @@ def _term(name: str, objective: Objective) -> Term:
         settings={key: shown(value) for key, value in settings.items() if key != "weight"},
         about=about(objective),
         paper=objective.paper,
+        replaces=objective.replaces_task_loss,
     )
 
 
@@ -68,6 +69,8 @@ def formula(terms: Iterable[Term], *, task: str = "") -> str:
         'loss = cross-entropy'
         >>> formula([Term("l2sp", "L2SP", "0.01"), Term("focal_loss", "FocalLoss"), Term("dann", "DANN", "1")])
         'loss = focal_loss(task) + 0.01 * l2sp + dann'
+        >>> formula([Term("l2sp", "L2SP", "0.01"), Term("multi_task", "MultiTask", "1", replaces=True)], task="none")
+        'loss = 0.01 * l2sp + multi_task'
     """
     terms = list(terms)
     if task and not terms:
@@ -78,4 +81,6 @@ def formula(terms: Iterable[Term], *, task: str = "") -> str:
             inner = f"{term.name}({inner})"
         else:
             summands.append(term.name if term.weight in ("1", "1.0") else f"{term.weight} * {term.name}")
+    if any(term.replaces for term in terms):
+        return "loss = " + " + ".join(summands)
     return "loss = " + " + ".join([inner, *summands]) + (f"\ntask = {task}" if task else "")
