@@ -94,19 +94,20 @@ def uncertainty_loss(losses: Tensor, log_variances: Tensor, regression: Tensor) 
         >>> uncertainty_loss(torch.ones(2), torch.zeros(2), torch.tensor([True, False])).tolist()
         [0.5, 1.0]
     """
-    factor = torch.where(regression, 0.5, 1.0).to(losses.dtype)
-    return factor * torch.exp(-log_variances) * losses + log_variances / 2
+    return uncertainty_weights(log_variances, regression).to(losses.dtype) * losses + log_variances / 2
 
 
 def uncertainty_weights(log_variances: Tensor, regression: Tensor) -> Tensor:
     r"""
-    What the tasks count in [`uncertainty_loss`], with the sum $K$: in proportion to $e^{-s_k}$, or half of it.
+    What the tasks count in [`uncertainty_loss`]: $e^{-s_k}$, half of it for a regression; at most $e^{10}$, which a
+    task whose loss is zero would pass some day.
 
     Example:
         >>> uncertainty_weights(torch.zeros(3), torch.tensor([True, True, False])).tolist()
-        [0.75, 0.75, 1.5]
+        [0.5, 0.5, 1.0]
     """
-    return softmax_weights(-log_variances + torch.where(regression, 0.5, 1.0).to(log_variances.dtype).log())
+    factor = torch.where(regression, 0.5, 1.0).to(log_variances.dtype)
+    return factor * torch.exp(-log_variances.clamp(min=-10))
 
 
 def dynamic_average_weights(last: Tensor, before: Tensor, known: Tensor, temperature: float) -> Tensor:

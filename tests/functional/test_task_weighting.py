@@ -86,8 +86,7 @@ def test_uncertainty_is_least_where_the_weight_is_the_inverse_of_twice_the_loss(
     for _ in range(500):
         (slope,) = torch.autograd.grad(uncertainty_loss(losses, log_variances, regression).sum(), log_variances)
         log_variances = (log_variances - 0.5 * slope).detach().requires_grad_()
-    inverse = [1 / (2 * loss) for loss in losses.tolist()]
-    expected = [3 * value / sum(inverse) for value in inverse]
+    expected = [1 / (2 * loss) for loss in losses.tolist()]
     assert uncertainty_weights(log_variances, regression).tolist() == pytest.approx(expected, rel=1e-6)
 
 
@@ -95,7 +94,13 @@ def test_uncertainty_weights_are_the_slopes_of_the_loss():
     losses, regression = tensor(2.0, 0.3, 1.1).requires_grad_(), torch.tensor([True, False, True])
     log_variances = tensor(0.4, -1.3, 0.1)
     (slopes,) = torch.autograd.grad(uncertainty_loss(losses, log_variances, regression).sum(), losses)
-    torch.testing.assert_close(uncertainty_weights(log_variances, regression), 3 * slopes / slopes.sum())
+    torch.testing.assert_close(uncertainty_weights(log_variances, regression), slopes)
+
+
+def test_a_task_that_is_fitted_takes_nothing_from_the_others():
+    log_variances, regression = tensor(0.4, -1e9), torch.tensor([False, False])
+    weights = uncertainty_weights(log_variances, regression)
+    assert weights.tolist() == pytest.approx([math.exp(-0.4), math.exp(10)])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -239,8 +244,9 @@ def test_random_degenerate_numbers_stay_finite():
             gradient_norm_step(logs, draw(), draw(), known, alpha=1.5, rate=0.025).exp(),
             tchebycheff_weights(draw(), draw(), known, 0.2),
             famo_weights(logs, draw(), known),
-            uncertainty_weights(logs, known),
         ]
+        by_noise = uncertainty_weights(1e3 * logs, known)
+        assert by_noise.isfinite().all() and (by_noise >= 0).all()
         for weights in found:
             assert weights.isfinite().all() and (weights >= 0).all(), found
             assert weights.sum().item() == pytest.approx(3, rel=1e-4)

@@ -109,7 +109,8 @@ def test_random_degenerate_batches(weighting):
         (gradient,) = torch.autograd.grad(term, features)
         assert term.isfinite() and gradient.isfinite().all(), number
         assert objective.weigher.weights.isfinite().all(), number
-        assert objective.weigher.weights.sum().item() == pytest.approx(3, rel=1e-3), number
+        if weighting != "uncertainty":  # whose weights are those of the paper
+            assert objective.weigher.weights.sum().item() == pytest.approx(3, rel=1e-3), number
 
 
 MODELS = {
@@ -137,7 +138,8 @@ def test_in_models(kind, weighting):
             optimizer.step()
         assert loss > 0 and attachment.terms["task"] == 0
         assert all(parameter.grad is not None for parameter in objective.parameters())
-        assert objective.weigher.weights.sum().item() == pytest.approx(len(tasks), rel=1e-5)
+        if weighting != "uncertainty":
+            assert objective.weigher.weights.sum().item() == pytest.approx(len(tasks), rel=1e-5)
         names, _ = attachment.drain()
         assert {f"multi_task_loss_{task.name}" for task in tasks} <= {*names}
 

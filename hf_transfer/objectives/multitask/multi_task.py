@@ -34,8 +34,8 @@ class MultiTask(Objective):
     r"""
     Multi-task learning (MTL): a head for each of several tasks on the features of one backbone, learned together.
 
-    With the mean losses $L_k$ of the tasks over their labelled rows of the micro-batch, weights $w_k$ of a weighting
-    whose sum is $K$, and the weights $p_k$ of the tasks themselves, the term is
+    With the mean losses $L_k$ of the tasks over their labelled rows of the micro-batch, the weights $w_k$ of a
+    weighting and the weights $p_k$ of the tasks themselves, the term is
 
     $$ L = \sum_{k=1}^{K} w_k \, p_k \, L_k $$
 

@@ -41,10 +41,10 @@ class UncertaintyWeighting(TaskWeighting):
         An absent task adds an exact zero, and its log variance has the gradient zero.
 
     Deviations from the paper:
-        The model sees the losses with the weights $c_k e^{-s_k}$ scaled to the sum $K$, so that the same learning rate
-        serves; the log variances descend the formula. Tasks of several labels and of tokens count as classes. `speed`
-        is ours: what is stored is the change of $s$ divided by it, with a gradient divided by it too, so that
-        clipping is not ruled by it; plain SGD moves $s$ as in the paper, whatever the speed.
+        Tasks of several labels and of tokens count as classes. Weights end at $e^{10}$. They are not scaled to the sum
+        $K$ as those of the other weightings are: a task that is fitted to a loss near zero would then take all weight
+        from the others. `speed` is ours: what is stored is the change of $s$ divided by it, with a gradient divided by
+        it too, so that clipping is not ruled by it; plain SGD moves $s$ as in the paper, whatever the speed.
 
     Raises:
         ValueError: if `speed` is not positive.
@@ -57,7 +57,7 @@ class UncertaintyWeighting(TaskWeighting):
         >>> tasks = [Task("topic", num_labels=4), Task("stars", "regression")]
         >>> weighting = UncertaintyWeighting().build(tasks)
         >>> [round(loss, 4) for loss in weighting(torch.ones(2), torch.tensor([True, True])).tolist()]
-        [1.3333, 0.6667]
+        [1.6487, 0.8244]
 
     Paper: Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics", https://huggingface.co/papers/1705.07115
     """

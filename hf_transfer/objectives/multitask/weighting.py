@@ -20,7 +20,8 @@ class TaskWeighting(nn.Module):
     Equal weights: every task counts what its loss is. Subclass it for other weights.
 
     A subclass holds its state in buffers and parameters that it makes in `build`, so that a run resumes exactly. Its
-    weights have the sum $K$, the number of tasks, so that the same learning rate serves whatever the weighting. A task
+    weights have the sum $K$, the number of tasks, so that the same learning rate serves ([`UncertaintyWeighting`] is
+    the exception). A task
     without a labelled row in a micro-batch adds nothing, and the weights of the others do not change by it: they would
     otherwise depend on how rows fall into micro-batches and on ranks.
 
