@@ -79,8 +79,8 @@ def test_an_option_is_its_callback(option):
 
 
 def test_every_objective_for_fine_tuning_has_an_option():
-    # those of domain adaptation and distillation have recipes of their own; rules are functions, which no option holds
-    families = ("domain_adaptation", "distillation", "knowledge")
+    # those of other families have recipes of their own; rules are functions, which no option holds
+    families = ("domain_adaptation", "distillation", "few_shot", "knowledge", "multitask")
     elsewhere = {name for name in O.__all__ if getattr(O, name).__module__.split(".")[2] in families}
     assert "DomainAdversarial" in elsewhere
     assert {kind.__name__ for kind, _ in TERMS.values()} | elsewhere == set(O.__all__)
