@@ -437,7 +437,7 @@ def test_environment_holds_one_token_or_none(hub, tmp_path, monkeypatch):
 
 # Ends without the teardown of the interpreter, in which a thread of the stream sometimes aborts (datasets 5.2).
 LOAD = """
-import json, os, sys
+import json, os
 from datasets import load_dataset
 tables, table = load_dataset("user/data"), load_dataset("user/data", data_files="more/rows.csv", split="train")
 stream = load_dataset("user/data", split="test", streaming=True)
