@@ -36,7 +36,10 @@ SHARE, LEAST = 0.25, 20
 HELD_OUT = 5
 """One row of so many is held out."""
 _TEMPERATURES = [*(2 ** (power / 2) for power in range(21)), 1e6]
-_PLAINEST = {"whole": "full", "adapter": "lora", "scratch": "scratch"}
+_PLAINEST = {
+    **{"whole": "full", "fixed_statistics": "frozen_bn", "probed": "lp_ft"},
+    **{"adapter": "lora", "scratch": "scratch"},
+}
 
 __all__ = ["Pilot", "held_out", "plainest", "softened_loss", "with_rate"]
 
@@ -67,7 +70,7 @@ class Pilot:
 
     @property
     def group(self) -> str:
-        """What is trained: `whole`, `adapter` or `scratch`."""
+        """What is trained, one of the groups of rates."""
         return str(self.strategy.rate)
 
     @property
@@ -122,7 +125,7 @@ class Pilot:
 
 
 def plainest(group: str, strategies: Sequence[Strategy]) -> Strategy:
-    """The strategy that finds the learning rate for all of its kind: full, lora or scratch."""
+    """The strategy that finds the learning rate for all of its kind, such as full, lora or scratch."""
     name = _PLAINEST[group]
     for strategy in strategies:
         if strategy.name == name and strategy.rate == group:

@@ -32,15 +32,23 @@ logger = logging.get_logger(__name__)
 FILE = "rates.json"
 GRIDS: dict[str, tuple[float, ...]] = {
     "whole": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+    "fixed_statistics": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
+    "probed": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),  # low, so that what the probe found is not lost in the first steps
     "adapter": (1e-4, 3e-4, 1e-3, 3e-3),  # at 1e-2 short runs look well and longer ones of BERTs end at chance
     "scratch": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 """Rates that are tried, by what is trained."""
-DEFAULTS = {"whole": 1e-4, "adapter": 1e-3, "scratch": 1e-3}
+DEFAULTS = {"whole": 1e-4, "fixed_statistics": 1e-4, "probed": 3e-5, "adapter": 1e-3, "scratch": 1e-3}
 """Rates that pilot runs begin with, and that are taken where none came to anything."""
 FALL = 0.005
 """Share of the loss by which another rate must be better."""
-_WORDS = {"whole": "whole models", "adapter": "adapters", "scratch": "models from random weights"}
+_WORDS = {
+    "whole": "whole models",
+    "fixed_statistics": "models with fixed batch statistics",
+    "probed": "models with the head of a probe",
+    "adapter": "adapters",
+    "scratch": "models from random weights",
+}
 
 __all__ = ["DEFAULTS", "FILE", "GRIDS", "choose_rate", "find_rates", "given_rates"]
 
@@ -89,11 +97,12 @@ def given_rates(models: Sequence[str], learning_rate: float) -> dict[tuple[str, 
     random weights 1e-3 at least.
 
     Example:
-        >>> given_rates(["m"], 1e-4)
-        {('m', 'whole'): 0.0001, ('m', 'adapter'): 0.001, ('m', 'scratch'): 0.001}
+        >>> {group: rate for (_, group), rate in given_rates(["m"], 1e-4).items()}
+        {'whole': 0.0001, 'fixed_statistics': 0.0001, 'probed': 0.0001, 'adapter': 0.001, 'scratch': 0.001}
     """
     adapter = max(learning_rate, min(10 * learning_rate, 1e-2))
-    rates = {"whole": learning_rate, "adapter": adapter, "scratch": max(learning_rate, 1e-3)}
+    rates = {group: learning_rate for group in ("whole", "fixed_statistics", "probed")}
+    rates |= {"adapter": adapter, "scratch": max(learning_rate, 1e-3)}
     return {(model, group): rate for model in models for group, rate in rates.items()}
 
 
@@ -108,8 +117,8 @@ def find_rates(
     ranks: Any = None,
 ) -> dict[tuple[str, str], float]:
     """
-    A learning rate for every base model and every kind of training: of the `whole` model, of an `adapter`, or from
-    `scratch`. Where `args` has one, the others follow from it; else pilot runs choose.
+    A learning rate for every base model and every kind of training: of the `whole` model, of one with
+    `fixed_statistics` or a `probed` head, of an `adapter`, or from `scratch`. Where `args` has one, the others follow from it; else pilot runs choose.
 
     Pilot runs of the plainest strategy of a kind train for a quarter of the steps on four fifths of the training rows,
     with the first seed. The rate of the lowest loss on the other fifth is taken ([`softened_loss`]): rows that

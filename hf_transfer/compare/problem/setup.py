@@ -187,7 +187,7 @@ class Setup:
 
         Its regularisation is chosen in folds of the training rows. A class with one row is held out in none of them.
         """
-        where = (self.key.model, self.seed, self.share, self.full)
+        where = (self.key.model, self.seed, self._train_ids.tobytes())  # a pilot run has rows of its own
         probes = self.problem.probes
         if where not in probes:
             head: Any = self.base.model.get_submodule(anatomy(self.base.model).head)

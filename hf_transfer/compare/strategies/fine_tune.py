@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from hf_transfer.compare.problem.setup import Setup
     from hf_transfer.objective import Objective
 
-STARTS = ("pretrained", "scratch", "probe")
+_RATE_OF = {"pretrained": "whole", "scratch": "scratch", "probe": "probed"}
+STARTS = tuple(_RATE_OF)
 
 # What makes strategies comparable: the same rows, steps, seed and folder; no choice among the weights of a run.
 _SHARED = {
@@ -53,7 +54,8 @@ class FineTune(Strategy):
         mixed (`bool`, *optional*, defaults to `False`): half of every batch are unlabelled rows of the target, so that
             objectives of domain adaptation see both domains. Each has `per_device_train_batch_size` rows.
 
-    The learning rate is that of the group `rate`, by default `adapter`, `scratch` or `whole` as the other options say.
+    The learning rate is that of the group `rate`, by default `adapter`, `scratch`, `probed` or `whole` as the other
+    options say.
     The head has `head_lr` where that is more, for it is new; a head from a probe has the rate of the rest, as in the
     LP-FT paper. [`Strategy.settings`] tells runs of other options or functions apart.
 
@@ -89,7 +91,7 @@ class FineTune(Strategy):
 
     def __post_init__(self):
         if self.rate is None:
-            rate = "adapter" if self.adapter is not None else "scratch" if self.start == "scratch" else "whole"
+            rate = "adapter" if self.adapter is not None else _RATE_OF.get(self.start)
             object.__setattr__(self, "rate", rate)
         if self.mixed:
             object.__setattr__(self, "needs", self.needs | {"target"})

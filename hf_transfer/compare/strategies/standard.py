@@ -89,6 +89,7 @@ _ALL: tuple[Strategy, ...] = (
         about="Trains all weights but normalises by the statistics of the pretrained model, not of small batches.",
         callbacks=_frozen_statistics,
         needs=frozenset({"batch_norm"}),
+        rate="fixed_statistics",
     ),
     FineTune(
         name="gradual",

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from hf_transfer.trainer import TransferTrainer
 
 
-RATES = ("whole", "adapter", "scratch")
-"""Groups of strategies that share a learning rate."""
+RATES = ("whole", "fixed_statistics", "probed", "adapter", "scratch")
+"""Groups of strategies that share a learning rate. Where batch statistics stay fixed, or the head is good from the
+start, a rate that suits full fine-tuning can ruin a model."""
 
 _SAID = ("title", "about", "paper", "needs", "baseline")
 """Fields that the result does not depend on."""
@@ -64,8 +65,9 @@ class Strategy(ABC):
         about (`str`, *optional*): what it does, in a sentence.
         needs (`frozenset[str]`, *optional*): what must be given: `teacher`, `target`.
         baseline (`bool`, *optional*, defaults to `False`): whether others are measured by it; it is never recommended.
-        rate (`str`, *optional*): which learning rate it takes: that of `whole` models, of an `adapter`, or of a model
-            from `scratch`; `None` where nothing is trained by gradient.
+        rate (`str`, *optional*): which learning rate it takes: that of `whole` models, of such with `fixed_statistics`
+            of batch normalisation or a `probed` head, of an `adapter`, or of a model from `scratch`; `None` where
+            nothing is trained by gradient.
         paper (`str`, *optional*): link to the paper of the method.
 
     Raises:

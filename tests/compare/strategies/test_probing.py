@@ -79,6 +79,14 @@ def test_features_and_probe_are_made_once_for_all_that_need_them(place, monkeypa
     assert extracted == [20, 8, 6] and len(fits) == 2
 
 
+def test_the_probe_of_a_part_of_the_rows_is_that_part_s_own(place):
+    made = problem("vit", place)
+    whole = setup_of(made, place, "lp_ft")
+    part = whole.part(range(12))
+    assert len(part.features("train")) == 12 and part.probe() is not whole.probe()
+    assert part.probe() is whole.part(range(12)).probe() and whole.probe() is setup_of(made, place, "probe").probe()
+
+
 def test_where_folds_validate_the_logits_are_of_the_fold(place):
     own = replace(data("bert"), eval=None)
     base = Pretrained("tiny", None, own, model=tiny_bert(), processor=processor("bert"))

@@ -45,7 +45,9 @@ def test_every_one_is_told_in_words_and_groups():
     rates = {name: strategy.rate for name, strategy in STANDARD.items()}
     assert rates == {**dict.fromkeys(STANDARD, "whole"), **{"majority": None, "probe": None}} | {
         "scratch": "scratch",
+        "frozen_bn": "fixed_statistics",
         "lora": "adapter",
+        "lp_ft": "probed",
     }
     assert [name for name, strategy in STANDARD.items() if strategy.baseline] == ["majority", "scratch"]
 
