@@ -118,7 +118,8 @@ def find_rates(
 ) -> dict[tuple[str, str], float]:
     """
     A learning rate for every base model and every kind of training: of the `whole` model, of one with
-    `fixed_statistics` or a `probed` head, of an `adapter`, or from `scratch`. Where `args` has one, the others follow from it; else pilot runs choose.
+    `fixed_statistics` or a `probed` head, of an `adapter`, or from `scratch`. Where `args` has one, the others follow
+    from it; else pilot runs choose.
 
     Pilot runs of the plainest strategy of a kind train for a quarter of the steps on four fifths of the training rows,
     with the first seed. The rate of the lowest loss on the other fifth is taken ([`softened_loss`]): rows that
