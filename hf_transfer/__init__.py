@@ -122,6 +122,9 @@ if TYPE_CHECKING:
     from hf_transfer.objectives.multitask.surgery import GradientSurgery
     from hf_transfer.presets import DistillationTrainer, DomainAdversarialTrainer, FineTuningTrainer
     from hf_transfer.rules import ContrastClause, KeywordRule, LabelHierarchy, MutualExclusion, Rule
+    from hf_transfer.selection.api import rank_models
+    from hf_transfer.selection.distance import domain_distance
+    from hf_transfer.selection.ranking import SourceRanking
     from hf_transfer.source import Source
     from hf_transfer.students import student_from_teacher
     from hf_transfer.teacher import Teacher, TeacherOutput
@@ -131,6 +134,11 @@ if TYPE_CHECKING:
     from hf_transfer.teacher.collator import TeacherCollator
     from hf_transfer.teacher.push import push_teacher_outputs
     from hf_transfer.teacher.tokens import teacher_inputs
+    from hf_transfer.time_series.forecasting import forecast
+    from hf_transfer.time_series.models import load_forecaster, new_forecaster
+    from hf_transfer.time_series.processor import SeriesProcessor
+    from hf_transfer.time_series.reading import read_series
+    from hf_transfer.time_series.trainer import ForecastTrainer
     from hf_transfer.trainer import TransferTrainer
     from hf_transfer.validators import validate_without_labels
     from hf_transfer.weights import (
@@ -151,26 +159,27 @@ __all__ = [
     "ConditionalAdversarial", "ContrastClause", "ContrastiveRepresentation", "CutMix", "DecoupledDistillation",
     "DeepCORAL", "DistillationTrainer", "DomainAdversarial", "DomainAdversarialTrainer", "DomainHealth",
     "EmbeddingDistillation", "EntropyMinimization", "ExponentialMovingAverage", "FeatureExtractionTrainer", "FineTune",
-    "FineTuningTrainer", "FixMatch", "FocalLoss", "FreezeBackbone", "FreezeBatchNorm", "GradientSurgery",
-    "GradualUnfreezing", "HintDistillation", "InformationMaximization", "JointMaximumMeanDiscrepancy", "KeywordRule",
-    "LabelHierarchy", "LabelSmoothing", "LearningWithoutForgetting", "LocalMaximumMeanDiscrepancy",
-    "LogitDistillation", "LogitStandardization", "MarginDisparity", "MaximumClassifierDiscrepancy",
-    "MaximumMeanDiscrepancy", "MetaTrainer", "MinimumClassConfusion", "Mixout", "Mixup", "ModelSpec", "MultiTask",
-    "MultiTaskTrainer", "MutualExclusion", "Objective", "PairSimilarity", "PatientDistillation",
-    "PrototypicalEpisodes", "PseudoLabels", "RDrop", "RelationalDistillation", "Rule", "RuleConstraint", "RunFacts",
-    "SimilarityPreserving", "SlicedWasserstein", "Source", "StochNorm", "Strategy", "SupervisedContrastive",
-    "TargetValidation", "Task", "TaskCollator", "Teacher", "TeacherCollator", "TeacherOutput", "TrackProgress",
-    "TransferArguments", "TransferBatch", "TransferTrainer", "TwoViewsCollator", "UnfreezingSchedule",
-    "WassersteinDistance", "adapt_at_test_time", "adapt_batch_norm", "adapt_source_free", "adapter_summary",
-    "add_adapter", "add_scale_shift", "anatomy", "as_task", "attach", "cache_teacher", "class_shift",
-    "combine_adapters", "compare", "compare_tasks", "contrastive_fine_tune", "domain_bound", "evaluate_few_shot",
-    "export_model", "export_task", "extract_features", "feature_plot", "fit_head", "fit_probe", "fold_scale_shift",
-    "give_head", "greedy_soup", "head_from_class_names", "importance_weights", "infer_tasks", "label_shift_weights",
-    "layer_report", "load_adapter", "load_export", "load_probe", "merge_adapter", "meta_test", "mix_domains",
-    "mix_tasks", "mmd_test", "proxy_a_distance", "push_teacher_outputs", "reinitialize_blocks", "reweight",
-    "save_adapter", "sentence_classifier", "snapshot", "student_from_teacher", "switch_adapter", "teacher_inputs",
-    "tradaboost", "transfer_parameters", "uniform_soup", "validate_without_labels", "wise_ft", "with_index",
-    "write_card", "write_data_card",
+    "FineTuningTrainer", "FixMatch", "FocalLoss", "ForecastTrainer", "FreezeBackbone", "FreezeBatchNorm",
+    "GradientSurgery", "GradualUnfreezing", "HintDistillation", "InformationMaximization",
+    "JointMaximumMeanDiscrepancy", "KeywordRule", "LabelHierarchy", "LabelSmoothing", "LearningWithoutForgetting",
+    "LocalMaximumMeanDiscrepancy", "LogitDistillation", "LogitStandardization", "MarginDisparity",
+    "MaximumClassifierDiscrepancy", "MaximumMeanDiscrepancy", "MetaTrainer", "MinimumClassConfusion", "Mixout",
+    "Mixup", "ModelSpec", "MultiTask", "MultiTaskTrainer", "MutualExclusion", "Objective", "PairSimilarity",
+    "PatientDistillation", "PrototypicalEpisodes", "PseudoLabels", "RDrop", "RelationalDistillation", "Rule",
+    "RuleConstraint", "RunFacts", "SeriesProcessor", "SimilarityPreserving", "SlicedWasserstein", "Source",
+    "SourceRanking", "StochNorm", "Strategy", "SupervisedContrastive", "TargetValidation", "Task", "TaskCollator",
+    "Teacher", "TeacherCollator", "TeacherOutput", "TrackProgress", "TransferArguments", "TransferBatch",
+    "TransferTrainer", "TwoViewsCollator", "UnfreezingSchedule", "WassersteinDistance", "adapt_at_test_time",
+    "adapt_batch_norm", "adapt_source_free", "adapter_summary", "add_adapter", "add_scale_shift", "anatomy", "as_task",
+    "attach", "cache_teacher", "class_shift", "combine_adapters", "compare", "compare_tasks", "contrastive_fine_tune",
+    "domain_bound", "domain_distance", "evaluate_few_shot", "export_model", "export_task", "extract_features",
+    "feature_plot", "fit_head", "fit_probe", "fold_scale_shift", "forecast", "give_head", "greedy_soup",
+    "head_from_class_names", "importance_weights", "infer_tasks", "label_shift_weights", "layer_report",
+    "load_adapter", "load_export", "load_forecaster", "load_probe", "merge_adapter", "meta_test", "mix_domains",
+    "mix_tasks", "mmd_test", "new_forecaster", "proxy_a_distance", "push_teacher_outputs", "rank_models",
+    "read_series", "reinitialize_blocks", "reweight", "save_adapter", "sentence_classifier", "snapshot",
+    "student_from_teacher", "switch_adapter", "teacher_inputs", "tradaboost", "transfer_parameters", "uniform_soup",
+    "validate_without_labels", "wise_ft", "with_index", "write_card", "write_data_card",
 ]
 # fmt: on
 
@@ -227,6 +236,9 @@ _LAZY = {
     "objectives.multitask.surgery": "GradientSurgery",
     "presets": "DistillationTrainer DomainAdversarialTrainer FineTuningTrainer",
     "rules": "ContrastClause KeywordRule LabelHierarchy MutualExclusion Rule",
+    "selection.api": "rank_models",
+    "selection.distance": "domain_distance",
+    "selection.ranking": "SourceRanking",
     "source": "Source",
     "students": "student_from_teacher",
     "teacher": "Teacher TeacherOutput",
@@ -236,6 +248,11 @@ _LAZY = {
     "teacher.collator": "TeacherCollator",
     "teacher.push": "push_teacher_outputs",
     "teacher.tokens": "teacher_inputs",
+    "time_series.forecasting": "forecast",
+    "time_series.models": "load_forecaster new_forecaster",
+    "time_series.processor": "SeriesProcessor",
+    "time_series.reading": "read_series",
+    "time_series.trainer": "ForecastTrainer",
     "trainer": "TransferTrainer",
     "validators": "validate_without_labels",
     "weights": "greedy_soup reinitialize_blocks snapshot transfer_parameters uniform_soup wise_ft",

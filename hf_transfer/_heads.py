@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_transfer._blocks import Piece, ancestors, bare_modules
 from hf_transfer.language_models import is_language_model, output_layer, pretrained_part
+from hf_transfer.series_models import series_model
 
 
 __all__ = ["find_head", "input_width", "output_width", "possible_heads"]
@@ -38,11 +39,18 @@ def input_width(model: nn.Module, head: str) -> int:
 
 
 def output_width(model: nn.Module, head: str) -> int:
-    """Number of outputs: of labels, or of tokens for a language model, whose `num_labels` is an unused default."""
+    """
+    Number of outputs: of labels; of tokens for a language model and of targets for a model of time series, whose
+    `num_labels` is an unused default. Of a forecaster that of its head's first layer.
+    """
     config: Any = getattr(model, "config", None)
+    series = series_model(model)
+    if series is not None and series.in_pieces:
+        layers = (widths for _, layer in bare_modules(head, model.get_submodule(head)) if (widths := _widths(layer)))
+        return next(layers)[1]
     if is_language_model(model) and (widths := _widths(model.get_submodule(head))) is not None:
         return widths[1]
-    return int(config.num_labels)
+    return int(config.num_labels if series is None else config.num_targets)
 
 
 def find_head(model: nn.Module, pieces: Sequence[Piece]) -> str:
@@ -72,8 +80,8 @@ def find_head(model: nn.Module, pieces: Sequence[Piece]) -> str:
 
 def possible_heads(model: nn.Module, pieces: Sequence[Piece]) -> list[str]:
     """
-    The linear layers and convolutions with as many outputs as there are labels; for a forecaster any. For a language
-    model the layer that it calls its output embeddings.
+    The linear layers and convolutions with as many outputs as there are labels; for a forecaster, or a model that
+    fills in its input, any. For a language model the layer that it calls its output embeddings.
 
     Those outside the base model are preferred, then those after the last block. Of several in one classification head
     the last is taken; of several side by side in a list (parameters of a distribution) the module that owns the list.
@@ -82,9 +90,8 @@ def possible_heads(model: nn.Module, pieces: Sequence[Piece]) -> list[str]:
     if is_language_model(owner):
         layer = output_layer(owner)
         return [name for name, module in model.named_modules() if module is layer][:1]
-    forecasts = type(owner).__name__.endswith(
-        "ForPrediction"
-    )  # transformers' name for forecasters: they have no labels
+    series = series_model(owner)
+    forecasts = series is not None and series.in_pieces  # no labels: the width of the head is a horizon or a patch
     wanted = _label_count(owner)
     found = [layer for layer in _layers(model, pieces) if forecasts or layer.outputs == wanted]
     base = ".".join(filter(None, [owner_name, getattr(owner, "base_model_prefix", "")])) + "."

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_transfer._forward import Outcome, check_not_ignored, refuse_without_classes, require_columns, task_loss_of
 from hf_transfer._heads import output_width
 from hf_transfer.anatomy import anatomy
 from hf_transfer.batch import ModelSpec, TransferBatch
-from hf_transfer.functional.task_loss import SAMPLE_WEIGHT, labelled_mean, labelled_multi_label, labelled_regression
+from hf_transfer.functional.task_loss import SAMPLE_WEIGHT
 from hf_transfer.language_models import next_token_labels, predicts_next_token
-from hf_transfer.objective import Objective, Objectives, adjusted_task_loss
+from hf_transfer.objective import Objective, Objectives
 from hf_transfer.sample_weights import check_shape, check_values
+from hf_transfer.series_models import series_model
 from hf_transfer.tap import AttentionTaps, HeadTap, HiddenStateTaps
 
 
@@ -34,13 +36,18 @@ def attach(model: nn.Module, objectives: Iterable[Objective], *, head: str | Non
     their parameters as the model's own. In `eval()` an attached model computes what the bare model does, bit for bit;
     `save_pretrained` leaves the objectives out. Attaching the same objectives twice changes nothing.
 
+    Models of time series are told by their class: their target is `target_values` or `future_values`, in which NaN
+    marks a missing value. A forecaster whose loss is the squared error learns from the observed ones alone; any other
+    loss refuses missing values. Objectives that need classes ([`Objective.needs_classes`]) are refused for models of
+    series that have none. A model that fills in its own masked input has no target; its objectives see no labels.
+
     A float column `sample_weight` `(B,)` of a training batch weighs the rows of the task loss, $\frac{1}{n} \sum_i w_i
     l_i$ over the $n$ labelled rows, also where the list of objectives is empty; the objectives do not see it. A stock
     `Trainer` hands it on with `remove_unused_columns=False` only.
 
     Args:
         model (`nn.Module`):
-            Any classifier of `transformers`, also under PEFT, not yet wrapped for devices.
+            Any classifier or forecaster of `transformers`, also under PEFT, not yet wrapped for devices.
         objectives (`Iterable[Objective]`):
             The terms to add.
         head (`str`, *optional*):
@@ -51,7 +58,8 @@ def attach(model: nn.Module, objectives: Iterable[Objective], *, head: str | Non
 
     Raises:
         TypeError: if the model is wrapped by DDP, FSDP1, DataParallel or `torch.compile`.
-        ValueError: if other objectives are attached, or no unique head is found.
+        ValueError: if other objectives are attached, no unique head is found, or an objective needs classes where
+            there are none; in a training forward, if there is a loss without a target that the objectives know.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -103,6 +111,8 @@ class Attachment:
         self.model: Any = model
         self.anatomy = anatomy(model, head=head)
         self._next_token = predicts_next_token(model)
+        self._series = series_model(model)
+        refuse_without_classes(objectives.by_name.values(), self._series)
         self.objectives = self._build(objectives)
         self.terms: dict[str, Tensor] = {}
         self._columns = objectives.columns() | {"domain", SAMPLE_WEIGHT}
@@ -165,25 +175,34 @@ class Attachment:
             objective.begin_step()
 
     def _before(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        self._open(model.training and kwargs.get("labels") is not None)
+        self._open(model.training and self._asked(args, kwargs))
+        series = self._series if self._tap.open else None
+        if series is not None:
+            kwargs = series.with_labels(kwargs)
         if self._tap.open:
             args, kwargs = self._transformed(args, kwargs)
         columns = {name: kwargs[name] for name in self._columns if name in kwargs}
         kwargs = {name: value for name, value in kwargs.items() if name not in columns}
+        self._given = None, columns
         if self._tap.open:
-            self._given = kwargs["labels"], columns
+            self._given = kwargs.get("labels") if series is None else series.labels(kwargs), columns
             self._inputs = {name: value for name, value in kwargs.items() if name != "labels"}
             if args:
                 self._inputs.setdefault(getattr(model, "main_input_name", "input_ids"), args[0])
             self._prepare()
-        return args, kwargs
+        return args, kwargs if series is None else series.for_model(kwargs)
+
+    def _asked(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether the forward computes a loss that objectives can be added to."""
+        return kwargs.get("labels") is not None if self._series is None else self._series.is_asked(kwargs)
 
     def _prepare(self) -> None:
         preparing = [objective for objective in self.objectives.by_name.values() if objective.prepares]
         if not preparing:
             return
         labels, columns = self._given
-        none = torch.empty(len(labels), 0, device=labels.device)
+        rows: Tensor = self._inputs["past_values"] if labels is None else labels
+        none = torch.empty(len(rows), 0, device=rows.device)
         upcoming = TransferBatch(features=none, model=self.model, columns=columns, inputs=self._inputs)
         for objective in preparing:
             objective.prepare(upcoming)
@@ -193,7 +212,8 @@ class Attachment:
 
     def _transformed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inputs as the objectives change them."""
-        self._rows = len(kwargs["labels"])
+        rows = kwargs.get("labels")
+        self._rows = len(kwargs.get("past_values", *args[:1]) if rows is None else rows)
         transforming = [objective for objective in self.objectives.by_name.values() if objective.transforms]
         if transforming and args:
             if len(args) > 1:
@@ -208,32 +228,25 @@ class Attachment:
 
     def _after(self, model: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if not self._tap.open:
+            (_, columns), self._given = self._given, (None, {})
+            if model.training:
+                check_not_ignored(model, self.objectives, output, self._series, {**kwargs, **columns})
             return output
         self._open(False)
-        loss = output.get("loss") if isinstance(output, dict) else output[0]
-        if loss is None:
-            raise ValueError(
-                f"{type(model).__name__} returns no loss for a batch with labels: it is made for inference only, and "
-                "there is nothing to add the objectives to. Load the checkpoint as a class that trains, such as "
-                "DeiTForImageClassification in place of DeiTForImageClassificationWithTeacher."
-            )
-        logits = output["logits"] if isinstance(output, dict) else output[1]
-        with _full_precision(logits.device.type):
-            total = self._total(loss, logits)
-        logits = logits[: self._rows]
-        if isinstance(output, dict):
-            output["loss"], output["logits"] = total, logits
-            return output
-        return (total, logits, *output[2:])
+        outcome = Outcome(model, output, self._series)
+        with _full_precision(outcome.loss.device.type):
+            total = self._total(outcome)
+        return outcome.changed(total, self._rows)
 
-    def _total(self, loss: Tensor, logits: Tensor) -> Tensor:
+    def _total(self, outcome: Outcome) -> Tensor:
         inputs, self._inputs = self._inputs, {}
         (labels, columns), self._given = self._given, (None, {})
-        columns = dict(columns)
+        logits, columns = outcome.logits, dict(columns)
         if self._next_token:
             labels = next_token_labels(labels)  # they then belong to the logits as they stand
-        self._require(columns, inputs)
-        sample_weight = self._sample_weight(columns, len(labels))
+        target = None if self._series is None else self._series.target
+        require_columns(self.objectives, columns, inputs, target or "labels")
+        sample_weight = self._sample_weight(columns, len(logits))
         batch = TransferBatch(
             features=self._tap.take(logits, inputs),
             logits=logits.float(),
@@ -247,7 +260,7 @@ class Attachment:
             hidden_states=self._states.take(),
             attentions=self._attentions.take(),
         )
-        total = self._task_loss(loss, logits, batch, sample_weight)
+        total = task_loss_of(self.objectives, outcome, batch, self._series, sample_weight)
         terms = {"task": total.detach()}
         for name, objective in self.objectives.terms.items():
             term = objective(batch)
@@ -269,36 +282,6 @@ class Attachment:
             check_values(weight)
             self._weights_checked = True
         return weight.float()
-
-    def _task_loss(
-        self, loss: Tensor, logits: Tensor, batch: TransferBatch, sample_weight: Tensor | None = None
-    ) -> Tensor:
-        if self.objectives.replace_task_loss:
-            return torch.where(logits == logits, 0.0, logits).float().sum()  # zero with a graph, whatever the logits
-        if self.objectives.task_terms:
-            return adjusted_task_loss(self.objectives.task_terms, batch, sample_weight)
-        labels = batch.labels
-        assert labels is not None
-        problem = getattr(self.model.config, "problem_type", None)
-        # Not every model names its problem; without a weight its own loss is taken, which needs no name.
-        if problem == "regression" or (sample_weight is not None and logits.shape[-1] == 1):
-            return labelled_regression(logits, labels, sample_weight)
-        if problem == "multi_label_classification":
-            return labelled_multi_label(logits, labels, sample_weight)
-        if sample_weight is not None:
-            return adjusted_task_loss([], batch, sample_weight)
-        return labelled_mean(loss, logits, labels)
-
-    def _require(self, columns: dict[str, Any], inputs: dict[str, Any]) -> None:
-        for objective in self.objectives.by_name.values():
-            for name in objective.columns:
-                if name not in columns:
-                    present = ", ".join(sorted({*inputs, *columns, "labels"}))
-                    raise ValueError(
-                        f"{type(objective).__name__} needs column `{name}`; the batch has {present}. The term cannot "
-                        "be computed without it. Build the data set with `mix_domains(source, target)`, which adds "
-                        "`domain`, or add the column yourself and keep it with `remove_unused_columns=False`."
-                    )
 
     def _diagnostics(self) -> dict[str, Tensor]:
         return {

@@ -76,12 +76,16 @@ class TransferBatch:
 
     Args:
         features (`Tensor`):
-            Input of the head, float32. `(B, D)`; `(B, T, D)` for token classification.
+            Input of the head, float32. `(B, D)`; `(B, T, D)` for token classification. Of a forecaster its mean over
+            what the head reads one by one: channels, patches or steps.
         logits (`Tensor`, *optional*):
-            Output of the model, `(B, C)`; `(B, T, C)` for token classification.
+            Output of the model, `(B, C)`; `(B, T, C)` for token classification; the forecast `(B, H, C)` of a horizon
+            of `H` steps and `C` channels, or of a distribution its parameters `(B, H, C, P)`; where a model of series
+            fills in its own input, what it filled in.
         labels (`Tensor`, *optional*):
             `(B,)`, `(B, T)` for tokens, `(B, C)` for several labels a row. Unlabelled entries are -100. Of a causal
-            language model the label of a position is the token behind it: they belong to the logits as they stand.
+            language model the label of a position is the token behind it: they belong to the logits as they stand. Of
+            a forecaster the future `(B, H, C)`, NaN where it is missing; where the input is its own target, None.
         domain (`Tensor`, *optional*):
             `(B,)` int64 in `[0, K)`; 0 is the source.
         attention_mask (`Tensor`, *optional*):
@@ -144,8 +148,13 @@ class TransferBatch:
     @property
     def rows(self) -> Rows:
         """One row per example, or per token of a token classifier, with masks of what counts."""
-        assert self.logits is not None and self.labels is not None  # `attach` gives both
+        assert self.logits is not None  # `attach` gives it
         labels, domain = self.labels, self.domain
+        if labels is None:  # a model that fills in its own input
+            labels = torch.full(self.features.shape[:1], UNLABELLED, device=self.features.device)
+            return self._series_rows(self.logits, labels, labels != UNLABELLED)
+        if self.features.dim() == 2 and self.logits.dim() != 2:  # a forecast
+            return self._series_rows(self.logits, labels, (~labels.isnan()).flatten(1).any(1))
         if self.logits.dim() == 2:
             labelled = labels != UNLABELLED
             counted = torch.ones_like(labelled)
@@ -164,4 +173,9 @@ class TransferBatch:
             counted=counted.flatten(),
             labelled=labelled.flatten(),
             unlabelled=unlabelled.flatten(),
+        )
+
+    def _series_rows(self, logits: Tensor, labels: Tensor, labelled: Tensor) -> Rows:
+        return Rows(
+            self.features, logits, labels, self.domain, torch.ones_like(labelled), labelled, unlabelled=~labelled
         )

@@ -22,9 +22,17 @@ from hf_transfer.recipe import show_messages
 logger = logging.get_logger(__name__)
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SOUND_SUFFIXES = (".aif", ".aiff", ".au", ".flac", ".mp3", ".ogg", ".opus", ".wav")
 _SHOWN = 20
 
-__all__ = ["IMAGE_SUFFIXES", "ClassificationArguments", "classify", "read_inputs", "write_predictions"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "SOUND_SUFFIXES",
+    "ClassificationArguments",
+    "classify",
+    "read_inputs",
+    "write_predictions",
+]
 
 
 @dataclass
@@ -34,11 +42,14 @@ class ClassificationArguments:
     _argument_group_name = "the recipe"
 
     adapter_name_or_path: str = field(
-        metadata={"help": "Hub id or folder of the adapter; embedded:text or embedded:image for a try."}
+        metadata={
+            "help": "Hub id or folder of the adapter; embedded:text, embedded:image or embedded:audio for a try."
+        }
     )
     inputs: list[str] = field(
         metadata={
-            "help": "For images: files, or folders of them. For text: sentences, or .txt files with one on each line."
+            "help": "For images and sound: files, or folders of them. For text: sentences, or .txt files with one on "
+            "each line."
         }
     )
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the adapter on the Hub."})
@@ -98,7 +109,8 @@ def classify(args: ClassificationArguments) -> list[dict[str, Any]]:
         merge=args.merge,
         trust_remote_code=args.trust_remote_code,
     )
-    inputs = read_inputs(args.inputs, images=model.main_input_name == "pixel_values")
+    kinds = {"pixel_values": "images", "input_values": "recordings", "input_features": "recordings"}
+    inputs = read_inputs(args.inputs, kinds.get(model.main_input_name, "sentences"))
     rows = predict(model, processor, inputs, batch_size=args.batch_size)
     logger.info("\n".join(_shown(row) for row in rows[:_SHOWN]))
     if len(rows) > _SHOWN:
@@ -109,28 +121,28 @@ def classify(args: ClassificationArguments) -> list[dict[str, Any]]:
     return rows
 
 
-def read_inputs(words: Sequence[str], *, images: bool) -> list[str]:
+def read_inputs(words: Sequence[str], kind: str) -> list[str]:
     """
-    The inputs that words of the command line stand for: paths of images, or sentences.
+    The inputs that words of the command line stand for: paths of images or recordings, or sentences.
 
     Args:
         words (`Sequence[str]`): files, folders or sentences.
-        images (`bool`): whether they are images.
+        kind (`str`): `images`, `recordings` or `sentences`.
 
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if nothing is left.
 
     Example:
-        >>> read_inputs(["A fine pan.", "It broke."], images=False)
+        >>> read_inputs(["A fine pan.", "It broke."], "sentences")
         ['A fine pan.', 'It broke.']
     """
-    found = [item for word in words for item in (_images(word) if images else _sentences(word))]
+    endings = {"images": IMAGE_SUFFIXES, "recordings": SOUND_SUFFIXES}.get(kind)
+    found = [item for word in words for item in (_sentences(word) if endings is None else _files(word, kind, endings))]
     if not found:
-        kind = "images" if images else "sentences"
         raise ValueError(
             f"There are no {kind} in {', '.join(map(repr, words)) or 'an empty list'}: nothing can be classified. "
-            f"Pass {'files or a folder of images' if images else 'sentences, or a .txt file with one on each line'}."
+            f"Pass {f'files or a folder of {kind}' if endings else 'sentences, or a .txt file with one on each line'}."
         )
     return found
 
@@ -158,13 +170,13 @@ def write_predictions(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike
         unfinished.write_text(content, encoding="utf-8", newline="")
 
 
-def _images(word: str) -> list[str]:
+def _files(word: str, kind: str, endings: Sequence[str]) -> list[str]:
     path = Path(word)
     if path.is_dir():
-        return [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+        return [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in endings]
     if not path.is_file():
         raise FileNotFoundError(
-            f"`{word}` is no file and no folder, and the adapter classifies images: there is nothing to look at. "
+            f"`{word}` is no file and no folder, and the adapter classifies {kind}: there is nothing to classify. "
             "Check the spelling; sentences need an adapter for text."
         )
     return [word]
@@ -173,10 +185,11 @@ def _images(word: str) -> list[str]:
 def _sentences(word: str) -> list[str]:
     path = Path(word)
     if path.suffix.lower() != ".txt":
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, *SOUND_SUFFIXES):
+            what = "an image" if path.suffix.lower() in IMAGE_SUFFIXES else "a recording"
             raise ValueError(
-                f"`{word}` is the name of an image, and the adapter classifies text: the name itself would be read. "
-                "Pass sentences or a .txt file, or an adapter for images."
+                f"`{word}` is the name of {what}, and the adapter classifies text: the name itself would be read. "
+                f"Pass sentences or a .txt file, or an adapter for {'images' if 'im' in what else 'sound'}."
             )
         return [word] if word.strip() else []
     if not path.is_file():

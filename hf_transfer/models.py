@@ -11,7 +11,9 @@ from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
+    AutoFeatureExtractor,
     AutoImageProcessor,
+    AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -19,6 +21,8 @@ from transformers import (
     PreTrainedConfig,
     ViTImageProcessorPil,
 )
+
+from hf_transfer.data.sound_extractors import cutting_extractor, fitting_extractor, new_extractor
 
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ AUTO_MODELS: dict[str, Any] = {
     "image-classification": AutoModelForImageClassification,
     "text-classification": AutoModelForSequenceClassification,
     "token-classification": AutoModelForTokenClassification,
+    "audio-classification": AutoModelForAudioClassification,
     "regression": AutoModelForSequenceClassification,
 }
 EMBEDDED = "embedded:"
@@ -82,10 +87,19 @@ def load_processor(
     revision: str = "main",
     trust_remote_code: bool = False,
 ) -> Any:
-    """The image processor or tokenizer of a checkpoint, as the inputs of `data` need; arguments as [`load_model`]."""
-    made = AutoImageProcessor if data.input_columns == ("image",) else AutoTokenizer
+    """
+    The image processor, feature extractor or tokenizer of a checkpoint, as the inputs of `data` need; arguments as
+    [`load_model`].
+
+    A feature extractor takes over the longest recording of the data (`max_seconds`), which then is a field of its
+    `preprocessor_config.json`; where the data state none, one that was saved there counts.
+    """
+    made: Any = {("image",): AutoImageProcessor, ("audio",): AutoFeatureExtractor}.get(
+        data.input_columns, AutoTokenizer
+    )
     name = resolve_name(os.fspath(name_or_path))
-    return made.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    processor = made.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    return cutting_extractor(processor, data.max_seconds)
 
 
 def untrained_model(
@@ -103,7 +117,7 @@ def untrained_model(
         name_or_path, data, revision, trust_remote_code: as for [`load_model`].
         overrides (`Mapping[str, Any]`, *optional*):
             Changes of the config, such as `{"num_hidden_layers": 2}`. With `image_size` the processor makes images of
-            that size.
+            that size, with `max_length` or `num_mel_bins` spectrograms.
 
     Raises:
         ValueError: if models for the task are not loaded here, the checkpoint is of no such kind, or its config has no
@@ -123,6 +137,8 @@ def untrained_model(
     processor = load_processor(name, data, **options)
     if "image_size" in (overrides or {}):
         processor = _making(processor, config.image_size)
+    if overrides and data.input_columns == ("audio",):
+        processor = fitting_extractor(processor, config)
     return _with_padding(auto_model.from_config(config, trust_remote_code=trust_remote_code), processor), processor
 
 
@@ -138,9 +154,11 @@ def new_model(
         data (`TransferData`):
             Decides on the task and the classes.
         overrides (`Mapping[str, Any]`, *optional*):
-            Changes of the default config, such as `{"hidden_size": 64, "image_size": 32}`.
+            Changes of the default config, such as `{"hidden_size": 64, "image_size": 32}`. For sound also
+            `sampling_rate`, in samples a second.
         tokenizer (`str`, *optional*):
-            Whose tokenizer to take, for text. Images are resized to `image_size` and scaled to [-1, 1].
+            Whose tokenizer to take, for text. Images are resized to `image_size` and scaled to [-1, 1]; of sound the
+            model gets what models of its type are given ([`new_extractor`]).
 
     Raises:
         ValueError: if there is no such type, it has no class for the task, its config has no such key, or a text model
@@ -154,13 +172,17 @@ def new_model(
             "vit, resnet, convnext or bert, or `--model_name_or_path` for a pretrained model."
         )
     default = AutoConfig.for_model(model_type)
-    _check_keys(default, overrides, name=model_type)
+    also = "sampling_rate" if data.input_columns == ("audio",) else "image_size"
+    _check_keys(default, overrides, name=model_type, also=also)
     # At construction and not by `setattr`: some values, such as the head width of Llama, are worked out from others.
     config = AutoConfig.for_model(model_type, **overrides)
     _check_kind(config, data, name=model_type)
     if data.input_columns == ("image",):
         size = getattr(config, "image_size", 224)
         processor = ViTImageProcessorPil(size={"height": size, "width": size})
+    elif data.input_columns == ("audio",):
+        rate = overrides.get("sampling_rate")
+        processor = cutting_extractor(new_extractor(config, sampling_rate=rate), data.max_seconds)
     elif tokenizer is None:
         raise ValueError(
             f"A new `{model_type}` for text has no tokenizer: its vocabulary would mean nothing. Say whose to take "
@@ -199,8 +221,13 @@ def resolve_name(name: str) -> str:
 def _auto_model(data: TransferData) -> Any:
     if data.task not in AUTO_MODELS:
         raise ValueError(
-            f"The data set is for {data.task}, for which no model is loaded here. Choose an image, text or token data "
-            f"set ({', '.join(AUTO_MODELS)}), or load the model yourself and pass it to `TransferTrainer`."
+            f"The data set is for {data.task}, for which no model is loaded here. Choose an image, text, token or "
+            f"sound data set ({', '.join(AUTO_MODELS)}), or load the model yourself and pass it to `TransferTrainer`."
+        )
+    if data.task == "regression" and data.input_columns == ("audio",):
+        raise ValueError(
+            "The labels of the recordings are numbers, and the models of transformers that hear give classes: their "
+            "loss is that of classes. Make the labels classes, or train your own model with `TransferTrainer`."
         )
     return AUTO_MODELS[data.task]
 
@@ -223,8 +250,10 @@ def _check_kind(config: PreTrainedConfig, data: TransferData, *, name: str) -> N
         )
 
 
-def _check_keys(default: PreTrainedConfig, overrides: Mapping[str, Any], *, name: str) -> None:
-    unknown = [key for key in overrides if key != "image_size" and not hasattr(default, key)]
+def _check_keys(
+    default: PreTrainedConfig, overrides: Mapping[str, Any], *, name: str, also: str = "image_size"
+) -> None:
+    unknown = [key for key in overrides if key != also and not hasattr(default, key)]
     if unknown:
         keys = sorted(key for key in vars(default) if not key.startswith("_"))
         raise ValueError(

@@ -49,6 +49,10 @@ class Objective(nn.Module):
     optional_columns: tuple[str, ...] = ()
     """Columns that `forward` reads where the data has them; may be set in `build`."""
 
+    needs_classes: ClassVar[bool] = False
+    """Whether the class reads class labels or the probabilities of classes: a model that forecasts or predicts numbers
+    of a series is then refused by `attach`."""
+
     learns_from_data: bool = False
     """Whether `fit` must see the training data before the first step. `TransferTrainer` calls it."""
 
@@ -193,6 +197,8 @@ class TaskTerm(Objective):
     Raises:
         ValueError: at attach time if the model is a regression.
     """
+
+    needs_classes: ClassVar[bool] = True
 
     def __init__(self):
         super().__init__(weight=1.0)

@@ -1,8 +1,9 @@
-"""What a classifier says of images and sentences, in the words of its labels."""
+"""What a classifier says of images, recordings and sentences, in the words of its labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 _LONGEST = 512  # tokens, where neither tokenizer nor model says less; as in `hf_transfer.data.preparation`
+_SOUND = ("input_values", "input_features")
 _MULTI_LABEL = "multi_label_classification"
 
 __all__ = ["predict"]
@@ -32,50 +34,62 @@ def predict(model: Any, processor: Any, inputs: Sequence[str], *, batch_size: in
 
     Args:
         model (`nn.Module`):
-            A classifier of images, text or tokens, with or without an adapter; it is moved to the accelerator if any.
-        processor (tokenizer or image processor):
-            Its image processor or tokenizer.
+            A classifier of images, sound, text or tokens, with or without an adapter; it is moved to the
+            accelerator if any.
+        processor (tokenizer, image processor or feature extractor):
+            Its own.
         inputs (`Sequence[str]`):
-            Paths of images, or sentences.
+            Paths of images or recordings, or sentences.
         batch_size (`int`, *optional*, defaults to 32):
             Inputs of a forward pass.
 
     Raises:
-        ValueError: if the model takes other inputs, has no processor, or an image cannot be read.
+        ValueError: if the model takes other inputs, has no processor, or an image or recording cannot be read.
     """
-    images = _takes_images(model, processor)
+    make = _batch_maker(model, processor)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     model = model.eval() if device is None else model.eval().to(device)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(inputs), batch_size):
         part = inputs[start : start + batch_size]
-        batch = _image_batch(processor, part) if images else _text_batch(model, processor, part)
+        batch = make(part)
         logits = model(**{key: values.to(model.device) for key, values in batch.items()}).logits.float().cpu()
-        if not images and logits.ndim == 3:
+        if logits.ndim == 3:
             rows += _word_rows(model, part, batch, logits)
         else:
             rows += [_row(model.config, text, own) for text, own in zip(part, logits, strict=True)]
     return rows
 
 
-def _takes_images(model: Any, processor: Any) -> bool:
-    if model.main_input_name not in ("pixel_values", "input_ids"):
+def _batch_maker(model: Any, processor: Any) -> Callable[[Sequence[str]], Any]:
+    """What makes a batch of inputs for the model."""
+    name = model.main_input_name
+    if name not in ("pixel_values", "input_ids", *_SOUND):
         raise ValueError(
-            f"The model reads `{model.main_input_name}`: only images and text are classified here. Use "
-            "`transformers.pipeline` with the model and processor of `load_adapter`."
+            f"The model reads `{name}`: only images, sound and text are classified here. Use `transformers.pipeline` "
+            "with the model and processor of `load_adapter`."
         )
     if processor is None:
         raise ValueError(
-            "Neither the adapter nor its base model has a tokenizer or image processor: the inputs cannot be read. "
-            "Save one with the adapter, `save_adapter(model, folder, processor=...)`."
+            "Neither the adapter nor its base model has a tokenizer, image processor or feature extractor: the inputs "
+            "cannot be read. Save one with the adapter, `save_adapter(model, folder, processor=...)`."
         )
-    return model.main_input_name == "pixel_values"
+    if name == "input_ids":
+        return partial(_text_batch, model, processor)
+    return partial(_image_batch if name == "pixel_values" else _sound_batch, processor)
 
 
 def _image_batch(processor: Any, paths: Sequence[str]) -> dict[str, Tensor]:
     from hf_transfer.data.pixel_values import pixel_values
 
     return {"pixel_values": pixel_values(processor, [_opened(path) for path in paths])}
+
+
+def _sound_batch(processor: Any, paths: Sequence[str]) -> dict[str, Tensor]:
+    from hf_transfer.data.sound import SoundCollator, SoundTransform
+
+    heard = SoundTransform(processor)({"audio": list(paths)})
+    return SoundCollator(processor)([dict(zip(heard, row, strict=True)) for row in zip(*heard.values(), strict=True)])
 
 
 def _opened(path: str) -> Any:

@@ -150,7 +150,7 @@ class ModelArguments:
 
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Hub id or folder of a pretrained model; embedded:image or embedded:text for a small one."},
+        metadata={"help": "Hub id or folder of a pretrained model; embedded:image, text or audio for a small one."},
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the Hub."})
     model_type: str | None = field(
@@ -217,6 +217,9 @@ class DataArguments:
     max_samples: int | None = field(default=None, metadata={"help": "Train on at most this many rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Score at most this many rows of a split."})
     max_length: int | None = field(default=None, metadata={"help": "Longest text in tokens."})
+    max_seconds: float | None = field(
+        default=None, metadata={"help": "Longest recording in seconds: of longer ones the first so many are heard."}
+    )
     augmentation: str = field(
         default="none",
         metadata={
@@ -233,6 +236,12 @@ class DataArguments:
                 "for as long as the model takes."
             )
 
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(
+                f"`--max_seconds {self.max_seconds}` leaves no sample of a recording. Give a positive number, or "
+                "leave it out for the whole of it."
+            )
+
     def augment(self, data: TransferData, processor: Any) -> Callable[[Tensor], Tensor] | None:
         """The augmentation of training images; refused for anything but images."""
         if self.augmentation != "none" and data.task != "image-classification":
@@ -244,7 +253,7 @@ class DataArguments:
 
     def load(self, name_or_path: str, seed: int, **options: Any) -> TransferData:
         """The splits of a data set in one form; `options` go to `load_splits`."""
-        return load_splits(
+        data = load_splits(
             name_or_path,
             **{
                 "config": self.dataset_config_name,
@@ -257,7 +266,14 @@ class DataArguments:
                 "samples_per_class": self.samples_per_class,
                 "max_samples": self.max_samples,
                 "max_eval_samples": self.max_eval_samples,
+                "max_seconds": self.max_seconds,
                 "seed": seed,
                 **options,
             },
         )
+        if self.max_seconds is not None and data.input_columns != ("audio",):
+            raise ValueError(
+                f"`--max_seconds {self.max_seconds}` with data for {data.task} that hold no sound: it would be "
+                "ignored. Leave it out."
+            )
+        return data

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.base_model import base_features
+from hf_transfer.series_models import TARGETS, named_output
 from hf_transfer.source_loading import frozen_copy, in_place, load
 from hf_transfer.tap import AttentionTaps, HeadTap, HiddenStateTaps
 
@@ -257,7 +258,7 @@ class Source:
             if self._tap is None:
                 predicted, features = None, base_features(_base(self.model), output, inputs)
             else:
-                predicted = output["logits"] if isinstance(output, Mapping) else output[0]
+                predicted = output[named_output(output)] if isinstance(output, Mapping) else output[0]
                 features = self._tap.take(predicted, inputs)
             told: Any = None if predicted is None or reason else predicted.float()
             return SourceOutput(told, features, taps.take(), maps.take())
@@ -324,7 +325,7 @@ def accepted_inputs(model: nn.Module) -> set[str]:
 def inputs_of(model: nn.Module, batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """What a model reads of a collated batch, on `device`: without labels and the columns of objectives."""
     names = accepted_inputs(model) or batch.keys()
-    kept = {name: value for name, value in batch.items() if name in names and name != "labels"}
+    kept = {name: value for name, value in batch.items() if name in names and name not in TARGETS}
     return to_device(kept, device)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_transfer.series_models import series_model
+
 
 __all__ = ["AttentionTaps", "HeadTap", "HiddenStateTaps", "first_tensor", "values_of"]
 
@@ -19,13 +21,15 @@ class HeadTap:
 
     Args:
         model (`nn.Module`):
-            Any classifier of `transformers`, also under PEFT.
+            Any classifier or forecaster of `transformers`, also under PEFT.
         head (`str`):
             Name of its head, as in `Anatomy.head`.
     """
 
     def __init__(self, model: nn.Module, head: str):
         self.config = getattr(model, "config", None)
+        series = series_model(model)
+        self._in_pieces = series is not None and series.in_pieces
         self.open = False
         self._input: Tensor | None = None
         self._hook = model.get_submodule(head).register_forward_pre_hook(self._keep)
@@ -44,12 +48,15 @@ class HeadTap:
             inputs (`Mapping`): what the model was called with; `input_ids` show which token a decoder pools at.
 
         Shape:
-            - returns float32 `(B, D)`, or `(B, T, D)` where the logits are per token.
+            - returns float32 `(B, D)`, or `(B, T, D)` where the logits are per token. Of a forecaster `(B, D)`: the
+              mean over the channels, patches or steps that its head reads one by one.
 
         Raises:
             RuntimeError: if the forward did not pass through the head.
         """
         features = self.take_input()
+        if self._in_pieces:
+            return features.flatten(1, -2).mean(1) if features.dim() > 2 else features
         while features.dim() > max(2, logits.dim()):
             features = self._pool(features, inputs)
         return features
@@ -69,7 +76,7 @@ class HeadTap:
             )
         features = features.float()
         # channels first: a convolution as head
-        return features.mean((2, 3)) if features.dim() == 4 else features
+        return features.mean((2, 3)) if features.dim() == 4 and not self._in_pieces else features
 
     def _pool(self, features: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """`(B, T, D)` to `(B, D)`, as a model does that pools its logits: at one token for text, else the mean."""
@@ -129,6 +136,7 @@ class HiddenStateTaps:
         self.open = False
         self._outputs: dict[str, Tensor] = {}
         self._hooks = []
+        self._of_series = series_model(model) is not None
         modules = dict(model.named_modules())
         for name in sorted(set(names)):
             if name not in modules:
@@ -150,7 +158,8 @@ class HiddenStateTaps:
                 f"`{name}` returned a {type(output).__name__} without a tensor: it has no hidden state to read. Name "
                 "a block of the model."
             )
-        return found
+        # (B, channels, patches, D) is no image with the features first: each patch of each channel is a token
+        return found.flatten(1, 2) if self._of_series and found.dim() == 4 else found
 
     def take(self) -> dict[str, Tensor]:
         """The outputs of the forward that just ended by module name, and forget them."""

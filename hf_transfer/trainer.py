@@ -46,6 +46,7 @@ from hf_transfer.model_card.trainer_card import create_card
 from hf_transfer.objective import Objective, Objectives
 from hf_transfer.optim import learning_rates, split_groups
 from hf_transfer.sample_weights import has_sample_weight
+from hf_transfer.series_models import BESIDES, TargetCollator, series_model
 
 
 if TYPE_CHECKING:
@@ -110,6 +111,11 @@ class TransferTrainer(PushingTrainer):
         callbacks = self.callback_handler.callbacks
         callbacks[:0] = rank_allocation_callbacks(cast(nn.Module, self.model), callbacks)
         self._introduce_callbacks()
+        self._series = series_model(cast(nn.Module, self.model))
+        if self._series is not None and self._series.target is not None:
+            if self.args.label_names is None:
+                self.label_names = [self._series.target]
+            self.data_collator = TargetCollator(self.data_collator, self._series.target)
         # Every term is a micro-batch mean, to be divided once by the accumulation steps, in `training_step`.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -267,6 +273,18 @@ class TransferTrainer(PushingTrainer):
             self.lr_scheduler = layout(scaled, num_training_steps)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """The stock step; of what a model of series returns the prediction alone is kept."""
+        if self._series is not None and ignore_keys is None:
+            ignore_keys = list(BESIDES)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _anatomy(self, model: nn.Module) -> Anatomy:
         return self.attachment.anatomy if self.attachment is not None else anatomy(model)

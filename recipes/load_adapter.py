@@ -7,9 +7,9 @@ Classify files or sentences with an adapter from a folder or the Hub, and write 
         --inputs "A fine pan." "It broke at once." reviews.txt --output_file reviews.jsonl
 
 Without arguments it takes those of load_adapter.yaml: embedded data, no network. The base model, its revision, the
-labels and the processor are found by the adapter. Images are given as files or folders, text as sentences or .txt
-files with one on each line. A row has the input, its label and the probability of every label; of a regression the
-value; of tokens there is a row for each word.
+labels and the processor are found by the adapter. Images and recordings are given as files or folders, text as
+sentences or .txt files with one on each line. A row has the input, its label and the probability of every label; of a
+regression the value; of tokens there is a row for each word.
 """
 
 from __future__ import annotations

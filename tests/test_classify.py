@@ -28,34 +28,46 @@ def pictures(tmp_path):
 
 
 def test_folder_of_images_in_order(pictures):
-    found = read_inputs([str(pictures)], images=True)
+    found = read_inputs([str(pictures)], "images")
     assert found == [str(pictures / name) for name in ("b.png", "c.webp", "sub/a.JPG")]
-    assert read_inputs([str(pictures / "c.webp"), str(pictures / "b.png")], images=True) == [found[1], found[0]]
+    assert read_inputs([str(pictures / "c.webp"), str(pictures / "b.png")], "images") == [found[1], found[0]]
 
 
 def test_sentences_and_files_of_them(tmp_path):
     (tmp_path / "more.txt").write_bytes("\ufeffGrün.\r\n\r\n  \nRot.\n".encode())
-    found = read_inputs(["First.", str(tmp_path / "more.txt"), " ", "Is 3.5 more?"], images=False)
+    found = read_inputs(["First.", str(tmp_path / "more.txt"), " ", "Is 3.5 more?"], "sentences")
     assert found == ["First.", "Grün.", "Rot.", "Is 3.5 more?"]
 
 
-@pytest.mark.parametrize("images", [True, False])
-def test_nothing_to_classify(tmp_path, images):
-    words = [str(tmp_path)] if images else [" "]
-    with pytest.raises(ValueError, match="There are no (images|sentences) in .*: nothing can be classified. Pass"):
-        read_inputs(words, images=images)
+def test_folder_of_recordings_in_order(pictures):
+    for name in ("b.wav", "a.FLAC", "notes.mid"):
+        (pictures / name).touch()
+    assert read_inputs([str(pictures)], "recordings") == [str(pictures / name) for name in ("a.FLAC", "b.wav")]
+    with pytest.raises(FileNotFoundError, match="is no file and no folder, and the adapter classifies recordings"):
+        read_inputs(["gone.wav"], "recordings")
+    with pytest.raises(
+        ValueError, match="the name of a recording, and the adapter classifies text.*adapter for sound"
+    ):
+        read_inputs(["bark.wav"], "sentences")
+
+
+@pytest.mark.parametrize("kind", ["images", "recordings", "sentences"])
+def test_nothing_to_classify(tmp_path, kind):
+    words = [" "] if kind == "sentences" else [str(tmp_path)]
+    with pytest.raises(ValueError, match=f"There are no {kind} in .*: nothing can be classified. Pass"):
+        read_inputs(words, kind)
 
 
 def test_what_does_not_fit_the_adapter(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no file and no folder, and the adapter classifies images"):
-        read_inputs(["A fine pan."], images=True)
+        read_inputs(["A fine pan."], "images")
     with pytest.raises(ValueError, match="is the name of an image, and the adapter classifies text"):
-        read_inputs(["photo.png"], images=False)
+        read_inputs(["photo.png"], "sentences")
     with pytest.raises(FileNotFoundError, match="The file `missing.txt` does not exist"):
-        read_inputs(["missing.txt"], images=False)
+        read_inputs(["missing.txt"], "sentences")
     (tmp_path / "latin.txt").write_bytes("Grün".encode("latin-1"))
     with pytest.raises(ValueError, match="is no UTF-8 text .*Save it as UTF-8"):
-        read_inputs([str(tmp_path / "latin.txt")], images=False)
+        read_inputs([str(tmp_path / "latin.txt")], "sentences")
 
 
 def test_json_lines(tmp_path):

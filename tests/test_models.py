@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForSequenceClassification,
     ViTImageProcessorPil,
+    Wav2Vec2FeatureExtractor,
 )
 
 from hf_transfer import models as library
@@ -138,6 +140,7 @@ def test_a_folder_that_holds_an_adapter(tmp_path):
         (bert, "image-classification", "is a model of type `bert`, which transformers has no image-classification"),
         (vit, "text-classification", "of type `vit`.*cannot read `text`. Choose a model for text-classification"),
         (vit, "token-classification", "no token-classification class for: it cannot read `tokens`"),
+        (vit, "audio-classification", "no audio-classification class for: it cannot read `audio`"),
     ],
 )
 def test_a_model_of_another_kind_is_refused(tmp_path, make, task, message):
@@ -145,12 +148,41 @@ def test_a_model_of_another_kind_is_refused(tmp_path, make, task, message):
         load_model(make(tmp_path), data(task))
 
 
-def test_audio_is_refused(tmp_path):
-    message = "The data set is for audio-classification, for which no model is loaded here.*`TransferTrainer`"
-    with pytest.raises(ValueError, match=message):
-        load_model(tmp_path, data("audio-classification"))
-    with pytest.raises(ValueError, match=message):
-        new_model("vit", data("audio-classification"))
+def wav2vec2(folder: Path, **options: Any) -> Path:
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True, sampling_rate=8000, **options)
+    return saved(folder, tiny.tiny_wav2vec2(), extractor)
+
+
+def test_a_model_of_sound(tmp_path):
+    model, extractor = load_model(wav2vec2(tmp_path), data("audio-classification"))
+    assert type(model).__name__ == "Wav2Vec2ForSequenceClassification" and model.config.id2label == {0: "no", 1: "yes"}
+    assert extractor.return_attention_mask and extractor.sampling_rate == 8000
+    assert model(**extractor(np.ones(400), sampling_rate=8000, return_tensors="pt")).logits.shape == (1, 2)
+
+
+def test_the_longest_recording_stays_with_the_extractor(tmp_path):
+    cut = replace(data("audio-classification"), max_seconds=0.5)
+    model, extractor = load_model(wav2vec2(tmp_path / "whole"), cut)
+    assert extractor.max_seconds == 0.5
+    assert load_model(saved(tmp_path / "cut", model, extractor), data("audio-classification"))[1].max_seconds == 0.5
+    assert load_model(tmp_path / "cut", replace(cut, max_seconds=2.0))[1].max_seconds == 2.0
+    assert untrained_model(tmp_path / "whole", cut)[1].max_seconds == 0.5
+    assert new_model("wav2vec2", cut, {**TINY, "num_conv_pos_embedding_groups": 2})[1].max_seconds == 0.5
+
+
+def test_regression_of_sound_is_refused(tmp_path):
+    numbers = replace(data("audio-classification", ()), task="regression")
+    message = "labels of the recordings are numbers.*their loss is that of classes. Make the labels classes, or train"
+    for load in (lambda: load_model(tmp_path, numbers), lambda: new_model("wav2vec2", numbers)):
+        with pytest.raises(ValueError, match=message):
+            load()
+
+
+def test_a_task_without_models_is_refused():
+    with pytest.raises(
+        ValueError, match="data set is for singing, for which no model is loaded here.*TransferTrainer"
+    ):
+        new_model("vit", replace(data("audio-classification"), task=cast(Any, "singing")))
 
 
 @pytest.mark.parametrize("name", ["{}/nowhere", "./nowhere", "~/nowhere", "a/b/c"])
@@ -160,8 +192,8 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path, name):
 
 
 def test_an_unknown_embedded_model_is_refused():
-    with pytest.raises(ValueError, match='no source model of kind "audio".*Pass "image" or "text"'):
-        load_model("embedded:audio", data("text-classification"))
+    with pytest.raises(ValueError, match='no source model of kind "video".*Pass "image", "text" or "audio"'):
+        load_model("embedded:video", data("text-classification"))
 
 
 # --- the processor alone
@@ -295,7 +327,7 @@ def test_an_untrained_decoder_gets_a_padding_token(tmp_path):
             {"hidden_size": 8},
             "no token-classification class for: it cannot read `tokens`",
         ),
-        (vit, "audio-classification", {}, "for audio-classification, for which no model is loaded here"),
+        (vit, "audio-classification", {}, "no audio-classification class for: it cannot read `audio`"),
     ],
 )
 def test_an_untrained_model_that_cannot_be_built_is_refused(tmp_path, make, task, overrides, message):
@@ -330,6 +362,26 @@ def test_an_image_size_where_the_config_has_none():
     assert processor.size["height"] == processor.size["width"] == 32
     assert new_model("resnet", data("image-classification"), {**overrides, "image_size": 64})[1].size["width"] == 64
     assert model.config.stage_names == ["stem", "stage1", "stage2"]
+
+
+def test_a_new_model_of_sound_and_its_extractor():
+    overrides = {**TINY, "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer", "sampling_rate": 8000}
+    model, extractor = new_model("wav2vec2", data("audio-classification"), overrides)
+    assert type(model).__name__ == "Wav2Vec2ForSequenceClassification" and model.config.label2id == {"no": 0, "yes": 1}
+    assert extractor.sampling_rate == 8000 and extractor.return_attention_mask
+    with pytest.raises(
+        ValueError, match="The config of `wav2vec2` has no image_size: the change would have no effect"
+    ):
+        new_model("wav2vec2", data("audio-classification"), {"image_size": 32})
+
+
+def test_spectrograms_follow_the_changes_of_the_config(tmp_path):
+    size = {**TINY, "max_length": 32, "num_mel_bins": 16}
+    model, extractor = new_model("audio-spectrogram-transformer", data("audio-classification"), size)
+    saved(tmp_path, model, extractor)
+    model, extractor = untrained_model(tmp_path, data("audio-classification"), {"max_length": 48})
+    heard = extractor(np.ones(16000), sampling_rate=16000, return_tensors="pt")
+    assert heard["input_values"].shape == (1, 48, 16) and model(**heard).logits.shape == (1, 2)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "gpt2", "llama"])
@@ -375,5 +427,5 @@ def test_what_cannot_be_built_is_refused(kind, task, overrides, message):
 
 
 def test_the_tasks_are_those_of_the_recipes():
-    tasks = {"image-classification", "text-classification", "token-classification", "regression"}
-    assert set(library.AUTO_MODELS) == tasks
+    kinds = ("image", "text", "token", "audio")
+    assert set(library.AUTO_MODELS) == {*(f"{kind}-classification" for kind in kinds), "regression"}

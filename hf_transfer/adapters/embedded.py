@@ -21,7 +21,7 @@ from hf_transfer.models import EMBEDDED, load_model, resolve_name
 
 logger = logging.get_logger(__name__)
 
-_TRAINED_ON = {"text": "embedded:reviews/kitchen", "image": "embedded:digits/shifted"}
+_TRAINED_ON = {"text": "embedded:reviews/kitchen", "image": "embedded:digits/shifted", "audio": "embedded:tones"}
 
 __all__ = ["embedded_adapter"]
 
@@ -32,19 +32,20 @@ def embedded_adapter(kind: str) -> Path:
 
     - `"text"`: kitchen reviews, positive or negative, on `embedded:text`, which knows book reviews. Accuracy 0.69.
     - `"image"`: digits in other writing conditions, on `embedded:image`, which knows the digits 0 to 4.
+    - `"audio"`: eight kinds of sound, on `embedded:audio`, which knows four of them.
 
     Global random state is left alone. Processes that race each train their own, and the first to finish wins.
 
     Args:
-        kind (`str`): `"text"` or `"image"`.
+        kind (`str`): `"text"`, `"image"` or `"audio"`.
 
     Raises:
-        ValueError: if the kind is neither.
+        ValueError: if the kind is none of these.
     """
     if kind not in _TRAINED_ON:
         raise ValueError(
-            f"There is no embedded adapter `{kind}`, so there is nothing to load. Pass `embedded:text` or "
-            "`embedded:image`, or the Hub id or folder of an adapter."
+            f"There is no embedded adapter `{kind}`, so there is nothing to load. Pass `embedded:text`, "
+            "`embedded:image` or `embedded:audio`, or the Hub id or folder of an adapter."
         )
     base = Path(resolve_name(EMBEDDED + kind))
     code = hashlib.sha256(inspect.getsource(sys.modules[__name__]).encode()).hexdigest()[:12]

@@ -12,6 +12,7 @@ from hf_transfer.adapters.heads import follow_adapter
 from hf_transfer.adapters.unmerged import Unmerged
 from hf_transfer.attach import CHILD
 from hf_transfer.modes import undisturbed
+from hf_transfer.series_models import OUTPUTS
 from hf_transfer.trial_inputs import inputs_of
 
 
@@ -106,7 +107,8 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     """
     with undisturbed(model):
         output = model(**inputs)
-    logits = getattr(output, "logits", None)
+    found = (getattr(output, name, None) for name in OUTPUTS)
+    logits = next((value for value in found if isinstance(value, Tensor)), None)
     if logits is None:
         names = ", ".join(output) if isinstance(output, Mapping) else type(output).__name__
         raise ValueError(

@@ -8,6 +8,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 
 from hf_transfer.adapters.base_loading import Base
 from hf_transfer.adapters.saved_adapter import SavedAdapter
+from hf_transfer.time_series.processor import SeriesProcessor
 
 
 _KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -15,6 +16,7 @@ _KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "input_ids": (AutoTokenizer, ("tokenizer_config.json", "tokenizer.json")),
     "input_values": (AutoFeatureExtractor, ("preprocessor_config.json", "processor_config.json")),
     "input_features": (AutoFeatureExtractor, ("preprocessor_config.json", "processor_config.json")),
+    "past_values": (SeriesProcessor, ("preprocessor_config.json",)),
 }
 
 __all__ = ["load_processor"]

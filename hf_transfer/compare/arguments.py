@@ -12,7 +12,7 @@ from typing_extensions import Self
 from hf_transfer.recipe_arguments import LoopArguments
 
 
-MODALITIES = {"image": "compare.yaml", "text": "compare_text.yaml"}
+MODALITIES = {"image": "compare.yaml", "text": "compare_text.yaml", "audio": "compare_audio.yaml"}
 """The file of embedded data for each, beside the recipe."""
 
 _WITHOUT_SENSE = {

@@ -14,6 +14,7 @@ from hf_transfer.data.class_names import NamedLabels, named_labels, with_labels
 from hf_transfer.data.columns import LABEL_COLUMNS, find_label_column, listed
 from hf_transfer.data.input_columns import Task, find_input_columns, infer_task
 from hf_transfer.data.reading import read_splits
+from hf_transfer.data.sound import stored_sound
 from hf_transfer.data.subsets import random_rows, stratified_split
 from hf_transfer.data.subsets import samples_per_class as rows_per_class
 
@@ -45,6 +46,9 @@ class TransferData:
             `("image",)`, `("audio",)`, `("text",)`, `("text", "text_pair")` or `("tokens",)`.
         label_names (`tuple[str, ...]`):
             Class names in the order of the class numbers in `label`; empty for regression.
+        max_seconds (`float`, *optional*):
+            Recordings are cut to their first so many seconds. The processors that are loaded for the data do it
+            ([`hf_transfer.models.load_processor`]), and keep the number when they are saved.
     """
 
     train: Dataset
@@ -53,6 +57,7 @@ class TransferData:
     task: Task
     input_columns: tuple[str, ...]
     label_names: tuple[str, ...]
+    max_seconds: float | None = None
 
     @property
     def num_labels(self) -> int:
@@ -95,6 +100,7 @@ def load_splits(
     samples_per_class: int | None = None,
     max_samples: int | None = None,
     max_eval_samples: int | None = None,
+    max_seconds: float | None = None,
     seed: int = 0,
     require_labels: bool = True,
 ) -> TransferData:
@@ -106,8 +112,8 @@ def load_splits(
 
     Args:
         name_or_path (`str`, path, or mapping of split names to files):
-            A Hub id; a folder of images in class folders, of CSV, JSON, JSON Lines or Parquet files, or written by
-            `save_to_disk`; a file; files by split; or an embedded set such as `embedded:digits`
+            A Hub id; a folder of images or recordings in class folders, of CSV, JSON, JSON Lines or Parquet files,
+            or written by `save_to_disk`; a file; files by split; or an embedded set such as `embedded:digits`
             ([`hf_transfer.data.embedded`] lists them).
         config (`str`, *optional*):
             Configuration of a Hub data set.
@@ -130,6 +136,8 @@ def load_splits(
             Train on at most that many random rows.
         max_eval_samples (`int`, *optional*):
             Validate and test on at most that many random rows each.
+        max_seconds (`float`, *optional*):
+            Of recordings, take the first so many seconds; by default the whole.
         seed (`int`, *optional*, defaults to 0):
             Seed of every random choice above.
         require_labels (`bool`, *optional*, defaults to `True`):
@@ -158,7 +166,10 @@ def load_splits(
     roles = _scorable(splits, roles, label, explicit=(eval_split, test_split))
     splits = {name: splits[name] for name in roles.values()}
     _check_same_columns(splits, [*inputs, label], train_split)
-    parts = {role: splits[name].select_columns(list(inputs)).rename_columns(inputs) for role, name in roles.items()}
+    parts = {
+        role: stored_sound(splits[name].select_columns(list(inputs)).rename_columns(inputs))
+        for role, name in roles.items()
+    }
     labels = None
     if label is not None:
         labels = named_labels(splits, label, train=train_split)
@@ -184,6 +195,7 @@ def load_splits(
         task=infer_task(list(inputs.values()), classes=labels is None or bool(labels.names)),
         input_columns=tuple(inputs.values()),
         label_names=() if labels is None else labels.names,
+        max_seconds=max_seconds,
     )
 
 

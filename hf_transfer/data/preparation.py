@@ -1,4 +1,4 @@
-"""From a loaded split to what a model takes: processed lazily for images, once for text."""
+"""From a loaded split to what a model takes: processed lazily for images and sound, once for text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
     default_data_collator,
 )
 
 from hf_transfer.data.pixel_values import pixel_values
+from hf_transfer.data.sound import SoundCollator, SoundTransform, stored_sound
 from hf_transfer.functional.task_loss import UNLABELLED
 
 
@@ -34,12 +36,14 @@ def prepare(
     """
     A split of [`TransferData`] with a model's inputs and `labels`; other columns, such as `domain`, are handed on.
 
-    Images are decoded, processed and augmented when a batch is fetched, text and tokens are tokenised now.
+    Images and sound are decoded, processed and (images) augmented when a batch is fetched, text and tokens are
+    tokenised now. Sound is decoded with soundfile, needs no torchcodec, and is resampled to the rate of the extractor.
 
     Args:
         split (`datasets.Dataset`):
-            With the columns `image`, `text` (and `text_pair`) or `tokens`, and `label` unless it is unlabelled.
-        processor (`BaseImageProcessor` or `PreTrainedTokenizerBase`):
+            With the columns `image`, `audio`, `text` (and `text_pair`) or `tokens`, and `label` unless it is
+            unlabelled.
+        processor (`BaseImageProcessor`, `SequenceFeatureExtractor` or `PreTrainedTokenizerBase`):
             The model's own.
         max_length (`int`, *optional*):
             Longest text in tokens; by default as long as the tokenizer allows.
@@ -55,6 +59,9 @@ def prepare(
     if "image" in split.column_names:
         _require(processor, BaseImageProcessor, "images", "an image processor")
         return split.with_transform(_ImageTransform(processor, augment))
+    if "audio" in split.column_names:
+        _require(processor, SequenceFeatureExtractor, "sound", "a feature extractor")
+        return stored_sound(split).with_transform(SoundTransform(processor))
     _require(processor, PreTrainedTokenizerBase, "text", "a tokenizer")
     limit = max_length or min(processor.model_max_length, 512)
     _refuse_missing(split)
@@ -70,7 +77,9 @@ def prepare(
 
 
 def collator_for(processor: Any, *, tokens: bool = False) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
-    """The collator that pads text with `processor`, labels of tokens with -100, and stacks images."""
+    """The collator that pads text and sound with `processor`, labels of tokens with -100, and stacks images."""
+    if isinstance(processor, SequenceFeatureExtractor):
+        return SoundCollator(processor)
     if not isinstance(processor, PreTrainedTokenizerBase):
         return default_data_collator
     return DataCollatorForTokenClassification(processor) if tokens else DataCollatorWithPadding(processor)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
+from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from hf_transfer.data.columns import listed
+from hf_transfer.data.sound_folders import load_without_torchcodec, needs_torchcodec
 
 
 EMBEDDED = "embedded:"
@@ -30,8 +33,10 @@ def read_splits(
             Configuration of a Hub data set.
 
     Raises:
-        FileNotFoundError: if a path does not exist, or the name is neither a path nor known to the Hub or its cache.
-        ValueError: if files have unknown or different endings, or there is no such embedded set.
+        FileNotFoundError: if a path does not exist, or the name is neither a path nor known to the Hub or its cache;
+            if a folder holds no file that is read.
+        ValueError: if files have unknown or different endings, a folder images and sound, or there is no such embedded
+            set.
 
     Example:
         >>> sorted(read_splits("embedded:digits"))
@@ -49,7 +54,16 @@ def read_splits(
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             saved = load_from_disk(path)
             return _by_name(saved if isinstance(saved, DatasetDict) else {"train": saved})
-        return _by_name(_load(str(path), config))
+        _check_folder(path)
+        try:
+            return _by_name(_load(str(path), config))
+        except DataFilesNotFoundError as error:
+            endings = sorted({file.suffix for file in path.rglob("*") if file.is_file()})
+            raise FileNotFoundError(
+                f"The folder `{path}` holds no file that is read; the endings in it are {listed(endings) or 'none'}. "
+                "There is nothing to train on. Convert images to PNG or JPEG, recordings to WAV or FLAC, tables to "
+                "CSV, JSON or Parquet."
+            ) from error
     if path.is_file():
         return _read_files({"train": str(path)})
     if path.is_absolute() or name.startswith(("~", ".")) or name.count("/") > 1 or path.suffix in READERS:
@@ -87,9 +101,29 @@ def _read_files(files: Mapping[str, str]) -> dict[str, Dataset]:
     return _by_name(_load(str(readers.pop()), data_files=dict(files), **options))
 
 
+def _check_folder(path: Path) -> None:
+    """Refuse what would be read in part, or not at all."""
+    files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    if any(file.stem == "metadata" for file in files):
+        return  # it says what belongs together
+    kinds = {"images": ImageFolder.EXTENSIONS, "sound": AudioFolder.EXTENSIONS}
+    both = set(ImageFolder.EXTENSIONS) & set(AudioFolder.EXTENSIONS)  # such as .mpg
+    found = {kind: [f for f in files if f.suffix.lower() in {*own} - both] for kind, own in kinds.items()}
+    if found["images"] and found["sound"]:
+        told = " and ".join(f"{len(own)} files of {kind} (`{own[0].name}`)" for kind, own in found.items())
+        raise ValueError(
+            f"The folder `{path}` holds {told}: the kind with fewer files would be left out without a word. Put them "
+            "into folders of their own, or say in a metadata.csv what belongs together."
+        )
+
+
 def _load(*args: Any, **options: Any) -> Any:
     try:
         return load_dataset(*args, **options)
+    except DatasetGenerationError as error:
+        if not needs_torchcodec(error):
+            raise
+        return load_without_torchcodec(*args, **options)
     except ValueError as error:
         # what datasets 5.2 says where a file holds no row
         if "corresponds to no data" not in str(error):

@@ -1,8 +1,9 @@
 """
 Small source models, trained on the embedded data in seconds and kept in the Hugging Face cache.
 
-They stand in for a pretrained checkpoint where there is no network: an image classifier for the digits 0 to 4, and a
-text classifier for book reviews. Both folders open with the `Auto` classes and `pipeline()` like any other checkpoint.
+They stand in for a pretrained checkpoint where there is no network: an image classifier for the digits 0 to 4, a text
+classifier for book reviews, and a classifier of four kinds of sound. All folders open with the `Auto` classes and
+`pipeline()` like any other checkpoint.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from datasets import Dataset
 from huggingface_hub import constants
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
     BertConfig,
     BertForSequenceClassification,
     PreTrainedModel,
@@ -32,16 +36,18 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hf_transfer.data import embedded, synthetic_reviews
+from hf_transfer.data import embedded, synthetic_reviews, synthetic_tones
+from hf_transfer.data.sound import SoundTransform
 
 
 logger = logging.get_logger(__name__)
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+FRAMES = 48  # of 10 ms; the longest of the made-up sounds fill them
 MAX_LENGTH = 64  # tokens; the longest synthetic review has 62
 
 
-def source_model(kind: Literal["image", "text"]) -> Path:
+def source_model(kind: Literal["image", "text", "audio"]) -> Path:
     """
     Folder of a small source model; trained at the first call (seconds on one core), found in the cache afterwards.
 
@@ -50,21 +56,31 @@ def source_model(kind: Literal["image", "text"]) -> Path:
     - `"text"`: `BertForSequenceClassification` (2 blocks of width 64) with its tokenizer, trained on the book reviews;
       the vocabulary covers both review domains, as that of a pretrained encoder would. Test accuracy 0.91, on kitchen
       reviews 0.64.
+    - `"audio"`: `ASTForAudioClassification` (2 blocks of width 64) with its feature extractor, which looks at half a
+      second, trained on the first four kinds of the clean tones. Test accuracy 0.83:
+      a start that helps, and no more.
 
     The folder lies in `HF_HOME` under `hf_transfer`; its name carries a fingerprint of the code that made data and
     model, so an upgrade trains anew. It appears under that name only when complete: processes that race each train
     their own, and the first to finish wins. Global random state is left alone.
 
     Args:
-        kind (`"image"` or `"text"`):
+        kind (`"image"`, `"text"` or `"audio"`):
             Which model.
 
     Raises:
-        ValueError: if the kind is neither.
+        ImportError: if soundfile is not installed, for `"audio"`.
+        ValueError: if the kind is none of these.
     """
-    makers: dict[str, Callable[[Path], None]] = {"image": _make_image_model, "text": _make_text_model}
+    makers: dict[str, Callable[[Path], None]] = {
+        "image": _make_image_model,
+        "text": _make_text_model,
+        "audio": _make_audio_model,
+    }
     if kind not in makers:
-        raise ValueError(f'There is no source model of kind "{kind}", so none can be trained. Pass "image" or "text".')
+        raise ValueError(
+            f'There is no source model of kind "{kind}", so none can be trained. Pass "image", "text" or "audio".'
+        )
     folder = Path(constants.HF_HOME) / "hf_transfer" / f"source_{kind}_{_fingerprint()}"
     if folder.exists():
         return folder
@@ -87,10 +103,9 @@ def source_model(kind: Literal["image", "text"]) -> Path:
 
 
 def _fingerprint() -> str:
-    code = "".join(inspect.getsource(module) for module in (embedded, synthetic_reviews))
-    code += "".join(
-        inspect.getsource(function) for function in (_make_image_model, _make_text_model, _train, _tokenizer)
-    )
+    code = "".join(inspect.getsource(module) for module in (embedded, synthetic_reviews, synthetic_tones))
+    makers = (_make_image_model, _make_text_model, _make_audio_model, _train, _tokenizer)
+    code += "".join(inspect.getsource(function) for function in makers)
     return hashlib.sha256(code.encode()).hexdigest()[:12]
 
 
@@ -140,6 +155,28 @@ def _make_text_model(folder: Path) -> None:
     model = BertForSequenceClassification(config)
     inputs = tokenizer(train["text"][:], padding=True, truncation=True, return_tensors="pt")
     _train(model, dict(inputs), train["label"][:], epochs=4, learning_rate=3e-3)
+    model.save_pretrained(folder)
+
+
+def _make_audio_model(folder: Path) -> None:
+    train = embedded.tones(synthetic_tones.KINDS[:4])["train"]
+    extractor = ASTFeatureExtractor(num_mel_bins=32, max_length=FRAMES)
+    extractor.save_pretrained(folder)
+    heard = SoundTransform(extractor)({"audio": train["audio"][:]})["input_values"]
+    config = ASTConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        patch_size=8,
+        frequency_stride=8,
+        time_stride=8,
+        max_length=FRAMES,
+        num_mel_bins=32,
+        **_label_names(train),
+    )
+    model = ASTForAudioClassification(config)
+    _train(model, {"input_values": torch.stack(heard)}, train["label"][:], epochs=20, learning_rate=3e-3)
     model.save_pretrained(folder)
 
 

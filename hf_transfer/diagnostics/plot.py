@@ -21,7 +21,7 @@ MOST_ROWS = {"pca": 5000, "tsne": 1000}
 
 _MARKERS = ("o", "^")  # source, target: told apart without any colour
 
-__all__ = ["FORMATS", "MOST_ROWS", "feature_plot"]
+__all__ = ["FORMATS", "MOST_ROWS", "feature_plot", "legend_handles", "projected", "scatter"]
 
 
 def feature_plot(
@@ -82,7 +82,7 @@ def feature_plot(
     _check(panels, method, kind)
     most = MOST_ROWS[method] if max_rows is None else max(max_rows, 2)
     drawings = {
-        title: _drawing(pair, _labels_of(labels, title), method, column, most, seed) for title, pair in panels.items()
+        title: projected(pair, _labels_of(labels, title), method, column, most, seed) for title, pair in panels.items()
     }
     figure = new_figure(
         0.8 + 4.6 * len(panels),
@@ -93,17 +93,17 @@ def feature_plot(
     classes = sorted({int(label) for drawing in drawings.values() for label in drawing[1] if label >= 0})
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, drawing) in zip(grid, drawings.items(), strict=True):
-        _scatter(axes, *drawing, classes)
+        scatter(axes, *drawing, classes)
         axes.set_title(title)
-    handles = _legend(classes)
+    handles = legend_handles(classes)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), frameon=False)
     return save_figure(figure, file)
 
 
-def _drawing(
+def projected(
     pair: tuple[Any, Any], labels: tuple[Any, Any], method: str, column: str, most: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Places `(N, 2)`, class and domain of each row, names of the axes."""
+    """Places `(N, 2)` of both domains, class (-1 for none) and domain of each row, names of the axes."""
     parts, classes = [], []
     for rows, own in zip(read_domains(*pair, column=column, who="a plot"), labels, strict=True):
         numbers = np.full(len(rows), -1) if own is None else np.asarray(own).reshape(-1)
@@ -154,9 +154,10 @@ def _reduced(rows: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, list
     return reducer.fit_transform(places), ["t-SNE 1", "t-SNE 2"]
 
 
-def _scatter(
+def scatter(
     axes: Any, places: np.ndarray, labels: np.ndarray, domain: np.ndarray, names: list[str], classes: list[int]
 ) -> None:
+    """Draw what [`projected`] returned into axes of matplotlib."""
     # in an order of its own: else one domain lies on top of the other
     order = np.random.default_rng(0).permutation(len(places))
     colours = np.array([_colour(label, number, classes) for label, number in zip(labels, domain, strict=True)])
@@ -188,7 +189,8 @@ def _colour(label: int, domain: int, classes: list[int]) -> tuple[float, float, 
     return (red, green, blue, 0.85)
 
 
-def _legend(classes: list[int]) -> list[Any]:
+def legend_handles(classes: list[int]) -> list[Any]:
+    """Entries of a legend for both domains and the classes."""
     from matplotlib.lines import Line2D
 
     def handle(label: str, marker: str, colour: Any, edge: str) -> Any:

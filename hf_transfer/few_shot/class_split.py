@@ -13,6 +13,8 @@ from hf_transfer.data.class_names import with_labels
 from hf_transfer.data.loading import TransferData
 
 
+_WHOLE_ROWS = ("image-classification", "text-classification", "audio-classification")
+
 __all__ = ["all_rows", "check_single_label", "split_classes", "with_classes"]
 
 
@@ -63,10 +65,10 @@ def check_single_label(data: TransferData, name: str) -> None:
     Raises:
         ValueError: as said.
     """
-    if data.task not in ("image-classification", "text-classification") or len(data.label_names) < 2:
+    if data.task not in _WHOLE_ROWS or len(data.label_names) < 2:
         raise ValueError(
-            f"`{name}` is for {data.task}: few-shot methods compare whole rows, each of one class. Give images or "
-            "texts with one class a row."
+            f"`{name}` is for {data.task}: few-shot methods compare whole rows, each of one class. Give images, "
+            "recordings or texts with one class a row."
         )
 
 

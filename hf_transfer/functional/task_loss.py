@@ -56,6 +56,31 @@ def labelled_regression(logits: Tensor, labels: Tensor, sample_weight: Tensor | 
     return errors.sum() / labelled.sum().clamp(min=1)
 
 
+def observed_squared_error(prediction: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+    r"""
+    Mean squared error over the targets that were observed,
+    $\frac{1}{n} \sum_i w_i \sum_j o_{ij} (y_{ij} - \hat y_{ij})^2$ with $n = \sum_{ij} o_{ij}$.
+
+    Args:
+        prediction (`Tensor`): `(B, ...)`.
+        target (`Tensor`): of the same shape; NaN where it is missing.
+        sample_weight (`Tensor`, *optional*): `(B,)`, as in [`labelled_regression`].
+
+    Degenerate cases:
+        Where nothing was observed it is an exact zero with a graph.
+
+    Example:
+        >>> observed_squared_error(torch.tensor([[1.0, 9.0]]), torch.tensor([[3.0, torch.nan]])).item()
+        4.0
+    """
+    observed = ~target.isnan()
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    errors = torch.where(observed, prediction.to(dtype) - target.to(dtype), 0.0).square()
+    if sample_weight is not None:
+        errors = errors.flatten(1) * sample_weight.unsqueeze(-1)
+    return errors.sum() / observed.sum().clamp(min=1)
+
+
 def labelled_multi_label(logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     """
     Mean binary cross-entropy over the labelled entries, in nats.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hf_transfer.model_card.facts import Baseline, RunFacts
 
 
-LOWER_IS_BETTER = ("loss", "mse", "mae", "rmse", "perplexity")
+LOWER_IS_BETTER = ("loss", "mse", "mae", "mase", "rmse", "perplexity")
 FEW = 100
 """Labelled training rows of a class below which a card says that they are few."""
 

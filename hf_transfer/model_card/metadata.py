@@ -20,6 +20,8 @@ _METRICS = {
     "recall": ("recall", "Recall"),
     "pearson": ("pearsonr", "Pearson correlation"),
     "mse": ("mse", "Mean squared error"),
+    "mae": ("mae", "Mean absolute error"),
+    "mase": ("mase", "Mean absolute scaled error"),
 }
 """Metric ids of the Hub, and what they are called."""
 _SPLITS = {"eval": "validation"}

@@ -19,6 +19,8 @@ _AUTO = {
     "audio-classification": "AutoModelForAudioClassification",
 }
 
+_FORECASTING = "time-series-forecasting"
+
 __all__ = ["hub_task", "snippets"]
 
 
@@ -49,6 +51,8 @@ def snippets(facts: RunFacts, name: str) -> list[tuple[str, str]]:
         print(classifier("A text of your own."))
     """
     task = hub_task(facts.task)
+    if task == _FORECASTING:
+        return [("With transformers and hf_transfer", _forecaster(facts, name))]
     if task not in _AUTO:
         return []
     if facts.library == "peft":
@@ -90,6 +94,23 @@ def _adapter(facts: RunFacts, task: str, name: str) -> list[tuple[str, str]]:
             ("With peft alone", f'{imports}\n\n{base}\nmodel = PeftModel.from_pretrained(base, "{name}").eval()')
         )
     return found
+
+
+def _forecaster(facts: RunFacts, name: str) -> str:
+    """Of the last rows of a series, made up here, the next ones."""
+    kind = facts.model_class or "PatchTSTForPrediction"
+    return f"""import numpy as np
+from transformers import {kind}
+
+from hf_transfer.time_series.forecasting import forecast
+from hf_transfer.time_series.processor import SeriesProcessor
+
+model = {kind}.from_pretrained("{name}")
+processor = SeriesProcessor.from_pretrained("{name}")
+# your last rows, in the units of the series and with these channels; NaN where missing
+print(processor.channels)
+values = np.random.default_rng(0).normal(processor.mean, processor.std, (processor.context_length, len(processor.mean)))
+print(forecast(model, processor, values))"""
 
 
 def _options(facts: RunFacts) -> str:

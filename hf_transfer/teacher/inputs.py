@@ -17,6 +17,7 @@ from hf_transfer.teacher.tokens import PREFIX, load_processor, same_tokens
 
 logger = logging.get_logger(__name__)
 
+_SOUND = ("input_values", "input_features")
 _OWN = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
 
 __all__ = ["TeacherInputs"]
@@ -62,6 +63,15 @@ class TeacherInputs:
         own, student = (load_processor(given, self.main_input) for given in (processor, student_processor))
         if self.main_input == "pixel_values":
             self.images = ImageTranslation(student, own)
+        elif self.main_input in _SOUND:
+            from hf_transfer.data.sound_extractors import same_sound
+
+            if not same_sound(own, student):
+                raise ValueError(
+                    f"The feature extractors of the teacher, {type(own).__name__}, and of the student, "
+                    f"{type(student).__name__}, make different inputs of a recording: what the student hears means "
+                    "something else to the teacher. Give a student with the teacher's extractor."
+                )
         elif hasattr(own, "get_vocab") and hasattr(student, "get_vocab"):
             self.tokens_agree = same_tokens(own, student)
         else:

@@ -95,14 +95,19 @@ def same_tokens(first: Any, second: Any) -> bool:
 
 
 def load_processor(processor: Any, main_input: str) -> Any:
-    """A tokenizer or image processor, loaded if it is given by its name, for models that read `main_input`."""
+    """The processor for models that read `main_input`, loaded if it is given by its name."""
     if not isinstance(processor, (str, os.PathLike)):
         return processor
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 
     from hf_transfer.models import resolve_name
 
-    kind: Any = AutoImageProcessor if main_input == "pixel_values" else AutoTokenizer
+    kinds: dict[str, Any] = {
+        "pixel_values": AutoImageProcessor,
+        "input_values": AutoFeatureExtractor,
+        "input_features": AutoFeatureExtractor,
+    }
+    kind = kinds.get(main_input, AutoTokenizer)
     return kind.from_pretrained(resolve_name(os.fspath(processor)))
 
 

@@ -17,8 +17,9 @@ from transformers import (
     pipeline,
 )
 
-from hf_transfer.data import source_models
-from hf_transfer.data.embedded import digits, reviews
+from hf_transfer.data import source_models, synthetic_tones
+from hf_transfer.data.embedded import digits, reviews, tones
+from hf_transfer.data.sound import samples
 from hf_transfer.data.source_models import source_model
 
 
@@ -154,5 +155,15 @@ def test_global_random_state_is_left_alone(monkeypatch, tmp_path):
 
 
 def test_unknown_kinds():
-    with pytest.raises(ValueError, match='no source model of kind "audio".*"image" or "text"'):
-        source_model("audio")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='no source model of kind "video".*"image", "text" or "audio"'):
+        source_model("video")  # type: ignore[arg-type]
+
+
+def test_audio_model_knows_its_kinds_of_sound_and_works_in_a_pipeline(cache):
+    folder = source_model("audio")
+    kinds = synthetic_tones.KINDS[:4]
+    test = tones(kinds)["test"]
+    classifier = pipeline("audio-classification", model=str(folder))
+    heard = [samples(sound, 16_000) for sound in test["audio"][:120]]
+    answers = [answer[0]["label"] for answer in classifier(heard)]
+    assert np.mean([answer == kinds[n] for answer, n in zip(answers, test["label"][:120], strict=True)]) > 0.7

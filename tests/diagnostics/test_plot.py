@@ -48,7 +48,7 @@ def test_the_components_are_of_both_domains_together():
     """The direction between the domains has the most variance of both together, and none within one."""
     source, target = pair(30, shift=0.0)
     source, target = source * [1, 1, 1, 1, 1e-3], target * [1, 1, 1, 1, 1e-3] + [0, 0, 0, 0, 50.0]
-    places, labels, domain, names = module._drawing((source, target), (None, None), "pca", "features", 100, 0)
+    places, labels, domain, names = module.projected((source, target), (None, None), "pca", "features", 100, 0)
     assert abs(places[domain == 0, 0].mean() - places[domain == 1, 0].mean()) == pytest.approx(50.0, rel=1e-2)
     assert names[0] == "component 1 (99% of variance)"
     assert places.shape == (56, 2) and (labels == -1).all()
@@ -65,7 +65,7 @@ def test_few_or_constant_features_can_be_drawn(tmp_path):
 
 def test_t_sne_is_of_a_stated_number_of_rows(tmp_path):
     def drawing(most):
-        return module._drawing(pair(40), (None, None), "tsne", "features", most, 0)
+        return module.projected(pair(40), (None, None), "tsne", "features", most, 0)
 
     places, _, domain, names = drawing(12)
     assert names == ["t-SNE 1", "t-SNE 2"]
@@ -98,7 +98,7 @@ def test_classes_have_a_legend_and_rows_without_one_are_drawn(tmp_path):
 
 def test_columns_of_labels_are_not_read():
     table = Dataset.from_dict({"features": normal(8, 0).tolist(), "labels": list(range(8))})
-    places, labels, *_ = module._drawing((table, table), (None, None), "pca", "features", 100, 0)
+    places, labels, *_ = module.projected((table, table), (None, None), "pca", "features", 100, 0)
     assert (labels == -1).all() and len(places) == 16
 
 

@@ -1,4 +1,4 @@
-"""Images decoded and processed once, and kept in memory for all runs while there is room."""
+"""Images and sound decoded and processed once, and kept in memory for all runs while there is room."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_transfer.data.preparation import prepare
 
 
 LIMIT = 1_000_000_000
-"""Bytes of processed images that a comparison keeps in memory."""
+"""Bytes of processed images and sound that a comparison keeps in memory."""
 
 _PIXELS = "pixels"
 _ROWS = 32  # decoded at a time
@@ -31,7 +31,9 @@ __all__ = ["LIMIT", "PixelCache", "with_augmentation"]
 
 class PixelCache:
     """
-    Keeps the processed images of splits in memory, up to a limit for all of them; beyond it they stay lazy.
+    Keeps the processed images or sound of splits in memory, up to a limit for all of them; beyond it they stay lazy.
+
+    Images must be of one size; recordings need not be.
 
     Args:
         limit (`int`, *optional*, defaults to 1e9): bytes.
@@ -46,26 +48,35 @@ class PixelCache:
         fetched, so that they can be mixed.
 
         Args:
-            splits (`Dataset`): with the columns `image` and, unless unlabelled, `label`.
-            processor (`BaseImageProcessor`): of the model.
+            splits (`Dataset`): with the columns `image` or `audio` and, unless unlabelled, `label`.
+            processor (`BaseImageProcessor` or `SequenceFeatureExtractor`): of the model.
         """
         lazy = [prepare(split, processor) for split in splits]
         first: Any = next((split for split in lazy if len(split)), None)
-        size = 0 if first is None else math.prod(first[0]["pixel_values"].shape) * 4 * sum(map(len, lazy))
-        if first is None or self.used + size > self.limit:
-            left = self.limit - self.used
-            logger.info(
-                f"Processed images take {size / 1e9:.1f} GB, more than the {left / 1e9:.1f} GB left in memory: "
-                "each run decodes them."
-            )
+        if first is None:
             return lazy
-        shape = tuple(first[0]["pixel_values"].shape)
-        found = [_kept(split, shape) for split in lazy]
-        if any(split is None for split in found):
-            logger.info("The processed images differ in size: they are decoded in every run.")
-            return lazy
-        self.used += size
-        return [split for split in found if split is not None]
+        images = "image" in first.column_names
+        name = "pixel_values" if images else processor.model_input_names[0]
+        shape = tuple(first[0][name].shape)
+        if not images:
+            shape = (-1, *shape[1:])
+        room, found = self.limit - self.used, []
+        # one image tells of all: nothing is decoded in vain
+        enough = not images or math.prod(shape) * 4 * sum(map(len, lazy)) <= room
+        for split in lazy:
+            kept = _kept(split, name, shape, room) if enough else None
+            if kept is None:
+                break
+            found.append(kept[0])
+            room -= kept[1]
+        if len(found) == len(lazy):
+            self.used = self.limit - room
+            return found
+        logger.info(
+            "The processed inputs differ in size, or are more than the "
+            f"{(self.limit - self.used) / 1e9:.1f} GB left in memory: each run decodes them."
+        )
+        return lazy
 
 
 def with_augmentation(split: Dataset, augment: Callable[[Tensor], Tensor] | None) -> Dataset:
@@ -80,6 +91,7 @@ def with_augmentation(split: Dataset, augment: Callable[[Tensor], Tensor] | None
 class _FromMemory:
     """Pickled into data loader workers, hence a class."""
 
+    name: str
     shape: tuple[int, ...]
     augment: Callable[[Tensor], Tensor] | None = None
 
@@ -89,48 +101,60 @@ class _FromMemory:
         rows = [torch.frombuffer(bytearray(row), dtype=torch.float32).view(self.shape) for row in batch.pop(_PIXELS)]
         if self.augment is not None:
             rows = list(torch.unbind(self.augment(torch.stack(rows))))
-        return {**batch, "pixel_values": rows}
+        return {**batch, self.name: rows}
 
 
-def _decoded(split: Any, start: int) -> Any:
+def _decoded(split: Any, name: str, start: int) -> Any:
     """
-    The processed images of some rows; `None` if they cannot be stacked.
+    The processed inputs of some rows; `None` if they cannot be stacked.
 
     Raises:
-        ValueError: if one of them is no image.
+        ValueError: if one of them cannot be read.
     """
     try:
-        return split[start : start + _ROWS]["pixel_values"]
+        return split[start : start + _ROWS][name]
     except Exception:
         for row in range(start, min(start + _ROWS, len(split))):
             try:
                 split[row]
             except Exception as error:
+                what, why = ("image", "") if name == "pixel_values" else ("recording", f": {error}")
                 raise ValueError(
-                    f"The image in row {row} cannot be read ({type(error).__name__}): every run would fail at it. "
-                    "Repair the file, or drop the row."
+                    f"The {what} in row {row} cannot be read ({type(error).__name__}{why}): every run would fail at "
+                    "it. Repair the file, or drop the row."
                 ) from error
         return None
 
 
-def _kept(split: Dataset, shape: tuple[int, ...]) -> Dataset | None:
-    """The split with its pixels in a column of bytes; `None` if images differ in shape."""
-    chunks = []
+def _kept(split: Dataset, name: str, shape: tuple[int, ...], room: int) -> tuple[Dataset, int] | None:
+    """
+    The split with its inputs in a column of bytes, and how many these are; `None` if they differ in shape or take more
+    than `room`.
+    """
+    chunks, used = [], 0
     for start in range(0, len(split), _ROWS):
-        pixels = _decoded(split, start)
-        if pixels is None or any(tuple(row.shape) != shape or row.dtype != torch.float32 for row in pixels):
+        rows = _decoded(split, name, start)
+        if rows is None or any(not _fits(row, shape) for row in rows):
             return None
-        chunks.append(pa.array([row.contiguous().numpy().tobytes() for row in pixels], pa.large_binary()))
-    names = [name for name in split.column_names if name != "image"]
+        used += sum(row.numel() * 4 for row in rows)
+        if used > room:
+            return None
+        chunks.append(pa.array([row.contiguous().numpy().tobytes() for row in rows], pa.large_binary()))
+    rest_names = [column for column in split.column_names if column not in ("image", "audio")]
     columns: dict[str, Any] = {_PIXELS: pa.chunked_array(chunks, pa.large_binary())}
     features: dict[str, Any] = {_PIXELS: Value("large_binary")}
-    if names:
-        rest: Any = split.with_format("arrow", columns=names)[:]
-        columns |= {name: rest[name] for name in names}
-        features |= {name: split.features[name] for name in names}
+    if rest_names:
+        rest: Any = split.with_format("arrow", columns=rest_names)[:]
+        columns |= {column: rest[column] for column in rest_names}
+        features |= {column: split.features[column] for column in rest_names}
     kept = Dataset(
         InMemoryTable(pa.table(columns)),
         info=DatasetInfo(features=Features(features)),
         fingerprint=Hasher.hash([split._fingerprint, "pixels in memory"]),  # without one all pixels would be hashed
     )
-    return kept.with_transform(_FromMemory(shape))
+    return kept.with_transform(_FromMemory(name, shape)), used
+
+
+def _fits(row: Tensor, shape: tuple[int, ...]) -> bool:
+    known = [wanted in (-1, own) for wanted, own in zip(shape, row.shape, strict=False)]
+    return len(shape) == row.dim() and all(known) and row.dtype == torch.float32

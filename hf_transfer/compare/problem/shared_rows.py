@@ -32,7 +32,7 @@ class SharedRows:
         data (`TransferData`): labelled rows: what trains, validates and tests.
         target (`Dataset`, *optional*): unlabelled rows of the target.
         data_args (`DataArguments`): longest text, augmentation.
-        pixels (`PixelCache`): keeps processed images.
+        pixels (`PixelCache`): keeps processed images and sound.
         cache_dir (`str` or path, *optional*): of the features.
     """
 
@@ -59,7 +59,7 @@ class SharedRows:
     def prepared(self) -> dict[str, Dataset]:
         """The same as the model takes them, without augmentation."""
         raw = self.raw
-        if self.data.input_columns == ("image",):
+        if self.data.input_columns in (("image",), ("audio",)):
             return dict(zip(raw, self.pixels.prepared(*raw.values(), processor=self.base.processor), strict=True))
         ready: Callable[[Dataset], Dataset] = partial(
             prepare, processor=self.base.processor, max_length=self.data_args.max_length

@@ -178,8 +178,11 @@ def _transform(dataset: Dataset) -> Any:
     if transform is None:
         return None
     from hf_transfer.data.preparation import _ImageTransform
+    from hf_transfer.data.sound import SoundTransform
 
     if type(transform) is _ImageTransform:
         augment = None if transform.augment is None else object_digest(transform.augment)
         return ["images", processor_digest(transform.processor), augment]
+    if type(transform) is SoundTransform:
+        return ["sound", processor_digest(transform.processor)]
     return ["function", object_digest(transform)]

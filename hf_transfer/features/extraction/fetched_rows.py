@@ -16,7 +16,7 @@ from hf_transfer.features.extraction.text_rows import MASK, Batch
 from hf_transfer.random_state import random_numbers_put_back
 
 
-__all__ = ["FetchedWindow", "SoundTransform", "Views", "same", "seeded"]
+__all__ = ["FetchedWindow", "Views", "same", "seeded"]
 
 _RANDOM = threading.Lock()  # the generators below are the process's own
 
@@ -128,24 +128,6 @@ class FetchedWindow:
             _batch(positions[places], {name: torch.stack([rows[p] for p in places]) for name, rows in inputs.items()})
             for places in groups.values()
         ]
-
-
-@dataclass(frozen=True)
-class SoundTransform:
-    """Turns the column `audio` into a model's inputs, each recording by itself."""
-
-    processor: Any
-
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """The inputs of each row by name."""
-        found: dict[str, list[Any]] = {}
-        for sound in batch["audio"]:
-            inputs = self.processor(
-                np.asarray(sound["array"]), sampling_rate=int(sound["sampling_rate"]), return_tensors="pt"
-            )
-            for name in inputs:
-                found.setdefault(name, []).append(inputs[name][0])
-        return found
 
 
 def _batch(positions: np.ndarray, inputs: dict[str, Any]) -> Batch:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_transfer.data.columns import listed
-from hf_transfer.features.extraction.fetched_rows import FetchedWindow, SoundTransform, Views
+from hf_transfer.features.extraction.fetched_rows import FetchedWindow, Views
 from hf_transfer.features.extraction.tap_reader import model_inputs
 from hf_transfer.features.extraction.taps import pretrained
 from hf_transfer.features.extraction.text_rows import LABELS, TextWindow, from_arrow, from_lists
@@ -179,6 +179,7 @@ def find_source(
         ValueError: if it is empty, holds nothing that the model reads, lacks a processor, or has rows without text.
     """
     from hf_transfer.data.preparation import _ImageTransform
+    from hf_transfer.data.sound import SoundTransform
 
     _check_dataset(dataset)
     reads = model_inputs(model)
@@ -190,6 +191,8 @@ def find_source(
                 "row. Prepare it without `augment`, or ask for a number of stored views: "
                 "`extract_features(..., views=4, augment=...)`."
             )
+        processor, transform, dataset = transform.processor, None, dataset.with_format(None)
+    elif type(transform) is SoundTransform and "audio" in dataset.column_names:
         processor, transform, dataset = transform.processor, None, dataset.with_format(None)
     base = Source(dataset, "fetched", [], reads, views=views, collator=collator)
     if transform is not None:
@@ -268,6 +271,7 @@ def _ready(model: nn.Module, base: Source) -> Source:
 
 def _raw(model: nn.Module, base: Source, processor: Any, max_length: int | None) -> Source:
     from hf_transfer.data.preparation import _ImageTransform
+    from hf_transfer.data.sound import SoundTransform, stored_sound
 
     dataset = base.dataset.with_format(None)
     kind = next((name for name in RAW if name in dataset.column_names), None)
@@ -286,6 +290,7 @@ def _raw(model: nn.Module, base: Source, processor: Any, max_length: int | None)
             f"makes of them. Pass `processor={wanted}.from_pretrained(...)`."
         )
     if not is_text:
+        dataset = stored_sound(dataset)
         transform = _ImageTransform(processor, None) if kind == "image" else SoundTransform(processor)
         shown = dataset.select_columns([kind]).with_transform(transform)
         return replace(base, dataset=shown, columns=[kind], processor=processor)

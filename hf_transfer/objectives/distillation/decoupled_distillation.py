@@ -88,6 +88,7 @@ class DecoupledDistillation(PredictionObjective):
     Paper: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, https://huggingface.co/papers/2203.08679
     """
 
+    needs_classes = True
     least_classes = 2
 
     def __init__(

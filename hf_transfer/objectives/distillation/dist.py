@@ -94,6 +94,7 @@ class DIST(PredictionObjective):
     Paper: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022, https://huggingface.co/papers/2205.10536
     """
 
+    needs_classes = True
     least_classes = 2
 
     def __init__(

@@ -86,6 +86,7 @@ class LogitStandardization(LogitDistillation):
     Paper: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, https://huggingface.co/papers/2403.01427
     """
 
+    needs_classes = True
     least_classes = 3
 
     def __init__(

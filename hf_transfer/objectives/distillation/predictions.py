@@ -16,6 +16,7 @@ from hf_transfer.functional.task_loss import UNLABELLED
 from hf_transfer.language_models import is_language_model, predicts_next_token
 from hf_transfer.objectives.distillation.teacher_objective import TeacherObjective
 from hf_transfer.schedules import Schedule
+from hf_transfer.series_models import predicts_values
 from hf_transfer.source import Source
 from hf_transfer.teacher import Teacher
 
@@ -87,7 +88,7 @@ class PredictionObjective(TeacherObjective):
         self.domains = None if domains is None else tuple(domains)
         self._problem: str | None = None
         self._num_labels = 0
-        self._per_token = self._next_token = False
+        self._per_token = self._next_token = self._values = False
 
     def build(self, spec: ModelSpec) -> Self:
         """Learn what kind of predictions the student makes, and introduce it to the teacher."""
@@ -101,7 +102,8 @@ class PredictionObjective(TeacherObjective):
                 "labels, which a teacher is not shown. Distil a causal language model or a classifier."
             )
         self._problem = None if self._per_token else getattr(config, "problem_type", None)
-        if self._problem is None and spec.num_labels == 1:
+        self._values = predicts_values(spec.model)
+        if self._problem is None and (spec.num_labels == 1 or self._values):
             self._problem = "regression"
         # What a single value is called matters less than that it is one.
         if self._problem == "single_label_classification" and spec.num_labels == 1:
@@ -124,6 +126,8 @@ class PredictionObjective(TeacherObjective):
                 f"{tuple(student.shape)}: there is no prediction of the one for each of the other. Give a teacher for "
                 "the same task and classes, and for tokens one whose tokenizer splits the text alike."
             )
+        if self._values:  # all values of a forecast belong to one row
+            student, teacher = student.flatten(1), teacher.flatten(1)
         problem = self._problem_of(batch)
         labels, labelled, counted, unlabelled = self._rows_of(batch, student)
         counted = {"all": counted, "labelled": labelled, "unlabelled": unlabelled}[self.rows]
@@ -150,6 +154,8 @@ class PredictionObjective(TeacherObjective):
         """Labels, and masks of the rows that have one, that are no padding, and whose example has no label at all."""
         shape = logits.shape[:-1]
         labels = batch.labels
+        if self._values and labels is not None:
+            labels = labels.flatten(1).nan_to_num(nan=UNLABELLED)
         if labels is None:
             labels = torch.full(shape, UNLABELLED, device=logits.device)
         if labels.numel() == shape.numel():

@@ -64,6 +64,8 @@ class BatchNuclearNorm(Objective):
     Paper: Cui et al., "Towards Discriminability and Diversity: Batch Nuclear-norm Maximization...", CVPR 2020, https://huggingface.co/papers/2003.12237
     """
 
+    needs_classes = True
+
     def __init__(self, *, weight: float | Schedule = 1.0):
         super().__init__(weight=weight)
 

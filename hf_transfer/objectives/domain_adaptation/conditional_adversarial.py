@@ -95,6 +95,7 @@ class ConditionalAdversarial(DomainObjective):
     Paper: Long et al., "Conditional Adversarial Domain Adaptation", NeurIPS 2018, https://huggingface.co/papers/1705.10667
     """
 
+    needs_classes = True
     feature_map: Tensor
     class_map: Tensor
 

@@ -70,6 +70,7 @@ class FixMatch(Objective):
     Paper: Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence", 2020, https://huggingface.co/papers/2001.07685
     """
 
+    needs_classes = True
     columns = ("strong_view",)
 
     def __init__(self, *, threshold: float = 0.95, weight: float | Schedule = 1.0):

@@ -59,6 +59,8 @@ class EntropyMinimization(Objective):
     Paper: Grandvalet and Bengio, "Semi-supervised Learning by Entropy Minimization", NeurIPS 2004, https://papers.nips.cc/paper/2004/hash/96f2b50b5d3613adf9c27049b2a888c7-Abstract.html
     """
 
+    needs_classes = True
+
     def __init__(self, *, weight: float | Schedule = 0.1):
         super().__init__(weight=weight)
 

@@ -70,6 +70,8 @@ class InformationMaximization(Objective):
     Paper: Liang et al., "Do We Really Need to Access the Source Data?...", ICML 2020, https://huggingface.co/papers/2002.08546
     """
 
+    needs_classes = True
+
     def __init__(self, *, diversity_weight: float = 1.0, weight: float | Schedule = 1.0):
         super().__init__(weight=weight)
         if diversity_weight < 0:

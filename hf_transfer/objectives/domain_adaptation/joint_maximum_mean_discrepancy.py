@@ -80,6 +80,8 @@ class JointMaximumMeanDiscrepancy(DomainObjective):
     Paper: Long et al., "Deep Transfer Learning with Joint Adaptation Networks", ICML 2017, https://huggingface.co/papers/1605.06636
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         *,

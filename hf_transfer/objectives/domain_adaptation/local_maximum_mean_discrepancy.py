@@ -76,6 +76,8 @@ class LocalMaximumMeanDiscrepancy(Objective):
     Paper: Zhu et al., "Deep Subdomain Adaptation Network for Image Classification", TNNLS 2020, https://huggingface.co/papers/2106.09388
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         *,

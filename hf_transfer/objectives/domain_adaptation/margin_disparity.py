@@ -78,6 +78,8 @@ class MarginDisparity(Objective):
     Paper: Zhang et al., "Bridging Theory and Algorithm for Domain Adaptation", ICML 2019, https://huggingface.co/papers/1904.05801
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         *,

@@ -77,6 +77,8 @@ class MaximumClassifierDiscrepancy(Objective):
     Paper: Saito et al., "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", CVPR 2018, https://huggingface.co/papers/1712.02560
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         *,

@@ -65,6 +65,8 @@ class MinimumClassConfusion(Objective):
     Paper: Jin et al., "Minimum Class Confusion for Versatile Domain Adaptation", ECCV 2020, https://huggingface.co/papers/1912.03699
     """
 
+    needs_classes = True
+
     def __init__(self, *, temperature: float = 2.5, weight: float | Schedule = 1.0):
         super().__init__(weight=weight)
         if not temperature > 0:

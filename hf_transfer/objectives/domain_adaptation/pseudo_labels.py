@@ -80,6 +80,7 @@ class PseudoLabels(Objective):
     Paper: Zou et al., "Unsupervised Domain Adaptation for Semantic Segmentation via Class-Balanced Self-Training", https://huggingface.co/papers/1810.07911
     """
 
+    needs_classes = True
     mean: Tensor
 
     def __init__(

@@ -37,7 +37,7 @@ def class_column(name: str, dataset: Any) -> Any:
     rows: list[Any] = [dataset[number] for number in range(len(dataset))]
     first: Any = rows[0] if rows else {}
     columns = sorted(first) if isinstance(first, Mapping) else [f"a {type(first).__name__}"]
-    column = next((column for column in ("labels", "label") if column in columns), None)
+    column = next((column for column in ("labels", "label", "target_values") if column in columns), None)
     if column is None:
         seen = f"rows of {', '.join(columns)}" if rows else "no rows"
         raise ValueError(

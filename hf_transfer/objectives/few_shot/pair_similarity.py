@@ -68,6 +68,7 @@ class PairSimilarity(Objective):
     Paper: Tunstall et al., "Efficient Few-Shot Learning Without Prompts", 2022, https://huggingface.co/papers/2209.11055
     """
 
+    needs_classes = True
     replaces_task_loss = True
 
     def __init__(self, *, pairs_per_row: int = 10, weight: float | Schedule = 1.0):

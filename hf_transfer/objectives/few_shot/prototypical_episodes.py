@@ -96,6 +96,8 @@ class PrototypicalEpisodes(Objective):
     Paper: Snell et al., "Prototypical Networks for Few-shot Learning", NeurIPS 2017, https://huggingface.co/papers/1703.05175
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         *,

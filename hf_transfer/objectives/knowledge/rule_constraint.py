@@ -83,6 +83,7 @@ class RuleConstraint(Objective):
     Paper: Hu et al., "Harnessing Deep Neural Networks with Logic Rules", ACL 2016, https://huggingface.co/papers/1603.06318
     """
 
+    needs_classes = True
     reads_inputs = True
 
     def __init__(

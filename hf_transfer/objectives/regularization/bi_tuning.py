@@ -79,6 +79,8 @@ class BiTuning(Objective):
     Paper: Zhong et al., "Bi-tuning of Pre-trained Representations", 2020, https://huggingface.co/papers/2011.06182
     """
 
+    needs_classes = True
+
     def __init__(
         self,
         *,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_transfer.functional.task_loss import UNLABELLED
+from hf_transfer.series_models import labels_of, series_model
 from hf_transfer.source import Source, inputs_of
 from hf_transfer.tap import first_tensor
 
@@ -128,7 +129,7 @@ def _ablated(
     """The summed loss with each channel of a block at zero; one forward takes several, as copies of the rows."""
     output = first_tensor(recorded[block][-1])
     assert output is not None  # a block returns its hidden state
-    channels, rows = output.shape[1 if output.dim() == 4 else -1], len(output)
+    channels, rows = output.shape[_channel_dim(source.model, output)], len(output)
     step = max(1, _FORWARD_ROWS // rows)
     for start in range(0, channels, step):
         copies = min(step, channels - start)
@@ -170,7 +171,7 @@ def _replayed(model: nn.Module, block: str, recorded: Recorded, copies: int, row
                 assert maps is not None
                 for copy in range(copies):
                     one = maps[copy * rows : (copy + 1) * rows]
-                    (one[:, start + copy] if one.dim() == 4 else one[..., start + copy]).zero_()
+                    one.select(_channel_dim(model, one), start + copy).zero_()
             return output
 
         return forward
@@ -182,6 +183,11 @@ def _replayed(model: nn.Module, block: str, recorded: Recorded, copies: int, row
     finally:
         for module in modules.values():
             del module.forward  # the class's own shows again
+
+
+def _channel_dim(model: nn.Module, maps: Tensor) -> int:
+    """Where the channels of a block's output are: first in feature maps of images, last in whatever has tokens."""
+    return 1 if maps.dim() == 4 and series_model(model) is None else -1
 
 
 def _repeat(value: Any, copies: int, rows: int) -> Any:
@@ -216,7 +222,7 @@ def _spread(
     model: nn.Module, batches: Iterable[Mapping[str, Any]], wanted: int, device: torch.device
 ) -> Iterator[Rows]:
     """About `wanted` labelled rows, evenly from all classes, as parts of their batches."""
-    keys = torch.cat([_sort_key(batch["labels"]) for batch in batches])
+    keys = torch.cat([_sort_key(labels_of(batch)) for batch in batches])
     places = torch.arange(len(keys))[keys.isfinite()]
     places = places[keys[places].argsort(stable=True)]
     if len(places) > wanted:
@@ -224,7 +230,7 @@ def _spread(
     chosen, offset = torch.zeros(len(keys), dtype=torch.bool), 0
     chosen[places] = True
     for batch in batches:
-        count = len(batch["labels"])
+        count = len(labels_of(batch))
         index = chosen[offset : offset + count].nonzero().squeeze(1)
         offset += count
         if len(index):
@@ -232,7 +238,7 @@ def _spread(
                 name: value[index.to(value.device)] if isinstance(value, Tensor) and len(value) == count else value
                 for name, value in batch.items()
             }
-            yield inputs_of(model, rows, device), rows["labels"].to(device)
+            yield inputs_of(model, rows, device), labels_of(rows).to(device)
 
 
 def _sort_key(labels: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from hf_transfer.functional.source_knowledge import soft_cross_entropy
 from hf_transfer.functional.task_loss import UNLABELLED
 from hf_transfer.objective import Objective
 from hf_transfer.schedules import Schedule
+from hf_transfer.series_models import labels_of
 from hf_transfer.source import Source, inputs_of
 
 
@@ -79,6 +80,7 @@ class CoTuning(Objective):
     Paper: You et al., "Co-Tuning for Transfer Learning", NeurIPS 2020, https://proceedings.neurips.cc/paper_files/paper/2020/hash/c8067ad1937f728f51288b3eb986afaa-Abstract.html
     """
 
+    needs_classes = True
     learns_from_data = True
     relationship: Tensor
     source_head: nn.Linear
@@ -166,7 +168,7 @@ class CoTuning(Objective):
         device = self.relationship.device if "relationship" in self._buffers else torch.device("cpu")
         found: list[tuple[Tensor, Tensor]] = []
         for batch in batches:
-            labels = torch.as_tensor(batch["labels"]).cpu()
+            labels = labels_of(batch).cpu()
             logits = self.source(inputs_of(model, batch, device)).logits.cpu()
             if logits.shape[:-1] != labels.shape:
                 raise ValueError(

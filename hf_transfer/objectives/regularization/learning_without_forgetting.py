@@ -67,6 +67,7 @@ class LearningWithoutForgetting(Objective):
     Paper: Li and Hoiem, "Learning without Forgetting", ECCV 2016, https://huggingface.co/papers/1606.09282
     """
 
+    needs_classes = True
     source_head: nn.Linear
 
     reads_inputs = True

@@ -13,6 +13,7 @@ from hf_transfer.batch import ModelSpec, TransferBatch
 from hf_transfer.functional.consistency import squared_difference, symmetric_bernoulli_kl, symmetric_kl
 from hf_transfer.objective import Objective
 from hf_transfer.schedules import Schedule
+from hf_transfer.series_models import predicts_values
 
 
 logger = logging.get_logger(__name__)
@@ -79,14 +80,14 @@ class RDrop(Objective):
     def build(self, spec: ModelSpec) -> Self:
         """See what the outputs of the model mean."""
         problem = getattr(getattr(spec.model, "config", None), "problem_type", None)
-        self._outputs = problem or ("regression" if spec.num_labels == 1 else "")
+        self._outputs = problem or ("regression" if spec.num_labels == 1 or predicts_values(spec.model) else "")
         self._dropout_checked = False
         return self
 
     def transform(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch twice, one behind the other."""
-        labels = inputs["labels"]
-        rows = len(labels)
+        given = inputs["past_values"] if "labels" not in inputs else inputs["labels"]  # of a reconstruction
+        rows = len(given)
         doubled = {
             name: torch.cat([value, value])
             if isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows
@@ -96,7 +97,7 @@ class RDrop(Objective):
         if doubled.get("num_items_in_batch") is not None:
             # The stock Trainer has the model divide its loss by this number, which counts the rows once.
             doubled["num_items_in_batch"] = 2 * doubled["num_items_in_batch"]
-        passes = torch.arange(2, device=labels.device).repeat_interleave(rows)
+        passes = torch.arange(2, device=given.device).repeat_interleave(rows)
         return {**doubled, "dropout_pass": passes}
 
     def forward(self, batch: TransferBatch) -> Tensor:

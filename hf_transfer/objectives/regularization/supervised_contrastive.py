@@ -69,6 +69,8 @@ class SupervisedContrastive(Objective):
     Paper: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, https://huggingface.co/papers/2004.11362
     """
 
+    needs_classes = True
+
     def __init__(self, *, temperature: float = 0.3, projection: int | None = None, weight: float | Schedule = 1.0):
         super().__init__(weight=weight)
         if temperature <= 0:

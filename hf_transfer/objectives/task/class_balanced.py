@@ -14,6 +14,7 @@ from hf_transfer.batch import ModelSpec, TransferBatch
 from hf_transfer.functional.task_loss import UNLABELLED, TaskRows
 from hf_transfer.functional.task_terms import effective_number_weights
 from hf_transfer.objective import TaskTerm
+from hf_transfer.series_models import labels_of
 
 
 class ClassBalanced(TaskTerm):
@@ -124,7 +125,7 @@ class ClassBalanced(TaskTerm):
         yes = torch.zeros(classes, dtype=torch.long)
         no = torch.zeros_like(yes)
         for batch in batches:
-            labels = torch.as_tensor(batch["labels"]).cpu()
+            labels = labels_of(batch).cpu()
             if labels.is_floating_point() and labels.dim() == 2:
                 yes += (labels == 1).sum(0)
                 no += (labels == 0).sum(0)
