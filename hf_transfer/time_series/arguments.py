@@ -81,7 +81,7 @@ class SeriesArguments:
         default=None,
         metadata={
             "help": "Rows of training, evaluation and test part of the target, in this order of time: 8640 2880 2880 "
-            "for ETTh1 and ETTh2 as in the literature; by default 70, 10 and 20 % of the rows."
+            "for ETTh1 and ETTh2 as in the literature; by default 0.7, 0.1 and 0.2 of the rows."
         },
     )
     season: int | None = field(

@@ -18,6 +18,8 @@ from hf_transfer.few_shot.arguments import FewShotArguments
 from hf_transfer.method_arguments import MethodArguments
 from hf_transfer.multitask.arguments import MultitaskArguments
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
+from hf_transfer.selection.arguments import SelectSourceArguments
+from hf_transfer.time_series.arguments import ForecasterArguments, SeriesArguments
 from tests.models import tiny_bert
 from tests.objectives.cases import CASES
 
@@ -76,6 +78,7 @@ def test_every_option_named_in_a_table_exists():
     options = {option for row in table for option in re.findall(r"--(\w+)", row)}
     kinds = (MethodArguments, ModelArguments, DataArguments, LoopArguments, DomainArguments, AdapterArguments)
     kinds += (MultitaskArguments, FewShotArguments, FeatureArguments)
+    kinds += (SelectSourceArguments, SeriesArguments, ForecasterArguments)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     assert options and options - known == {"soup", "search", "lr_find"}  # the recipe's own
 

@@ -38,6 +38,7 @@ def argument_classes(script: Path) -> list[Any]:
         "DistillationLoopArguments",
         "AdapterLoopArguments",
         "CompareLoopArguments",
+        "SeriesLoopArguments",
     )
     loop = next((scope[name] for name in loops if name in scope), LoopArguments)
     names = ("DomainArguments", "DistillationArguments", "AdapterOptions", "AdapterArguments", "MethodArguments")
@@ -49,12 +50,21 @@ def argument_classes(script: Path) -> list[Any]:
         "ProbeArguments",
         "FeatureArguments",
         "CompareArguments",
+        "SelectSourceArguments",
+        "SeriesArguments",
+        "ForecasterArguments",
     )
     shared = [scope[name] for name in names if name in scope]
     shared = [kind for kind in shared if not any(issubclass(other, kind) for other in own)]
-    # these name two models or several by options of their own
-    model = [] if {"DistillationArguments", "CompareArguments"} & scope.keys() else [ModelArguments]
-    return [*own, *shared, *model, DataArguments, loop]
+    # these name two models or several by options of their own, or one that reads series
+    apart = {"DistillationArguments", "CompareArguments", "SelectSourceArguments", "ForecasterArguments"}
+    model = [] if apart & scope.keys() else [ModelArguments]
+    data = [] if "SeriesArguments" in scope else [DataArguments]
+    return [*own, *shared, *model, *data, loop]
+
+
+def _listed(value: Any) -> list[str]:
+    return value if isinstance(value, list) else []
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
@@ -62,10 +72,10 @@ def test_the_yaml_beside_it_has_known_keys_of_the_right_types(script):
     settings = yaml.safe_load(script.with_suffix(".yaml").read_text())
     fields = {field.name: field for kind in argument_classes(script) for field in dataclasses.fields(kind)}
     assert settings and settings.keys() <= fields.keys()
-    offline = [
-        key for key in ("dataset_name", "source_dataset", "target_dataset", "adapter_name_or_path") if key in settings
-    ]
-    named = [settings[key] for key in offline] + [word.split("=")[1] for word in settings.get("task_datasets", ())]
+    single = ("dataset_name", "target_dataset", "adapter_name_or_path", "target_series", "source_dataset")
+    named = [settings[key] for key in single if isinstance(settings.get(key), str)]
+    named += [word for key in ("source_dataset", "source_series") for word in _listed(settings.get(key))]
+    named += [word.split("=")[1] for word in settings.get("task_datasets", ())]
     assert named and all(name.startswith("embedded:") for name in named)
     assert not settings.get("push_to_hub")
 
