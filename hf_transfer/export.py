@@ -21,6 +21,7 @@ from hf_transfer.adapters.merging import disagreement, logits_of
 from hf_transfer.attach import CHILD
 from hf_transfer.exported import EXPORT_NAME, FILES, load_export, onnx_packages, without_examples
 from hf_transfer.modes import undisturbed
+from hf_transfer.series_models import TARGETS, named_output
 from hf_transfer.trial_inputs import inputs_of
 
 
@@ -87,7 +88,8 @@ def export_model(
         torch.Size([5, 2])
     """
     _check(model, format)
-    inputs = {name: value for name, value in inputs_of(model, batch).items() if isinstance(value, Tensor)}
+    read = inputs_of(model, batch)
+    inputs = {name: value for name, value in read.items() if isinstance(value, Tensor) and name not in TARGETS}
     inputs = {name: value if len(value) > 1 else value.repeat_interleave(2, 0) for name, value in inputs.items()}
     folder = Path(folder)
     with _unfinished(folder) as unfinished:
@@ -127,7 +129,8 @@ class _Logits(nn.Module):
             options["use_cache"] = False
 
         def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
-            return model(**dict(zip(names, args, strict=False)), **kwargs, **options).logits
+            output = model(**dict(zip(names, args, strict=False)), **kwargs, **options)
+            return output[named_output(output)]
 
         # `torch.export` reads the names of the inputs off the signature
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

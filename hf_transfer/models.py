@@ -94,11 +94,10 @@ def load_processor(
     A feature extractor takes over the longest recording of the data (`max_seconds`), which then is a field of its
     `preprocessor_config.json`; where the data state none, one that was saved there counts.
     """
-    made: Any = {("image",): AutoImageProcessor, ("audio",): AutoFeatureExtractor}.get(
-        data.input_columns, AutoTokenizer
-    )
+    loaders: dict[tuple[str, ...], Any] = {("image",): AutoImageProcessor, ("audio",): AutoFeatureExtractor}
     name = resolve_name(os.fspath(name_or_path))
-    processor = made.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    loader = loaders.get(data.input_columns, AutoTokenizer)
+    processor = loader.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     return cutting_extractor(processor, data.max_seconds)
 
 

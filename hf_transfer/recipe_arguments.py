@@ -235,7 +235,6 @@ class DataArguments:
                 f"`--max_length {self.max_length}` leaves no token of a text. Give a positive number, or leave it out "
                 "for as long as the model takes."
             )
-
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(
                 f"`--max_seconds {self.max_seconds}` leaves no sample of a recording. Give a positive number, or "

@@ -3,11 +3,11 @@ Find the right way to transfer: run strategies side by side on little data, and 
 transfer helps at all.
 
     accelerate launch recipes/compare.py
-    accelerate launch recipes/compare.py --modality text
+    accelerate launch recipes/compare.py --modality text  # or audio
     accelerate launch recipes/compare.py --model_name_or_path google/vit-base-patch16-224 --dataset_name beans \\
         --samples_per_class 20 --seeds 3 --budget 30m --output_dir beans
 
-Without a model and data it takes those of compare.yaml, or of compare_text.yaml: embedded data, no network. It
+Without a model and data it takes those of compare.yaml, compare_text.yaml or compare_audio.yaml: no network. It
 compares the majority class and training from scratch with a probe on frozen features, full fine-tuning, gradual
 unfreezing, L2-SP, LoRA and LP-FT; with `--teacher_name_or_path` also distillation, with `--target_dataset` two methods
 of domain adaptation. Several models make it a table of models and strategies. All have the same rows, the same new

@@ -13,13 +13,15 @@ Without arguments it takes those of time_series.yaml: embedded series, no networ
 It pretrains a PatchTST or PatchTSMixer on the source series, by filling in masked patches or by forecasting, or takes
 the one that `--model_name_or_path` names. Then it learns the target series from each share `--few` of its training
 rows, by each of `--strategies` and with each seed, on the same windows in the same order: from scratch, the head alone
-in closed form, all weights, thawed gradually, held to the start (L2-SP), by LoRA, and the head first (LP-FT). Naive,
-seasonal naive and linear forecast always stand beside, and the pretrained model as it is where it can forecast.
+in closed form, all weights, thawed gradually, held to the start (L2-SP), by LoRA, and the head first (LP-FT). What
+transfer must beat is the better of two that know no source: from scratch, and a head in closed form on a random
+backbone. Naive, seasonal naive and linear forecast always stand beside, and the pretrained model as it is where it can
+forecast.
 
 Rows are split by time and never shuffled. Scaling is fitted on the training rows that are kept. Checkpoints and the
 recommended strategy are chosen on the evaluation part; the test part is scored once for each run.
 
-It leaves comparison.md (errors, differences to training from scratch, a verdict, what beats what), all_results.json,
+It leaves comparison.md (errors, differences to what transfer must beat, a verdict, what beats what), all_results.json,
 few_data.png, horizon.png, forecasts.png, the models of all runs in folders of their own, and the best of them as an
 ordinary model with its SeriesProcessor. Every finished run is in results.json: a comparison that was interrupted goes
 on there.

@@ -5,11 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import os
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from transformers import Wav2Vec2FeatureExtractor
 
-from hf_transfer.classify import ClassificationArguments, read_inputs, write_predictions
+from hf_transfer.adapters.saving import save_adapter
+from hf_transfer.classify import ClassificationArguments, classify, read_inputs, write_predictions
+from tests.models import tiny_wav2vec2
 
 
 ROWS = [
@@ -101,6 +109,32 @@ def test_an_error_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_predictions(ROWS[:1], tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_adapter_for_sound_classifies_a_folder_of_recordings(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_transfer.classify.show_messages", lambda: None)  # the handler would outlive the test
+    torch.manual_seed(0)
+    base: Any = tiny_wav2vec2()
+    base.save_pretrained(tmp_path / "base")
+    model: Any = get_peft_model(
+        base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["projector", "classifier"])
+    )
+    with torch.no_grad():
+        model.base_model.model.classifier.modules_to_save["default"].bias.copy_(torch.tensor([0.0, 9.0, 0.0]))
+    save_adapter(model, tmp_path / "adapter", processor=Wav2Vec2FeatureExtractor())
+    (tmp_path / "heard").mkdir()
+    for name in ("b.wav", "a.flac"):
+        soundfile.write(tmp_path / "heard" / name, np.random.default_rng(0).uniform(-0.5, 0.5, 900), 16000)
+    given = ClassificationArguments(
+        str(tmp_path / "adapter"),
+        [str(tmp_path / "heard")],
+        base_model=str(tmp_path / "base"),
+        output_file=str(tmp_path / "out.jsonl"),
+    )
+    rows = classify(given)
+    assert [row["input"] for row in rows] == [str(tmp_path / "heard" / name) for name in ("a.flac", "b.wav")]
+    assert [row["label"] for row in rows] == ["LABEL_1"] * 2 and rows[0]["probability"] > 0.9
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == rows
 
 
 def test_options_are_checked_before_anything_is_loaded():

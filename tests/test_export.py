@@ -18,6 +18,7 @@ from hf_transfer.export import TOLERANCES, export_model
 from hf_transfer.exported import load_export
 from hf_transfer.objectives import L2SP
 from tests.models import batch_for, lora, tiny_bert, tiny_gpt2, tiny_resnet, tiny_vit, tiny_wav2vec2
+from tests.test_series_models import CLASSIFIERS, rows_for
 
 
 class Processor:
@@ -63,6 +64,14 @@ def written(tmp_path_factory):
 @pytest.mark.parametrize("make", [lambda: tiny_bert(num_hidden_layers=1), tiny_resnet])
 def test_torch_export(make, tmp_path):
     check(make(), tmp_path / "out", "torch_export")
+
+
+def test_a_classifier_of_series(tmp_path):
+    """What it returns has another name than `logits`."""
+    model = CLASSIFIERS[0]().eval()
+    export_model(model, tmp_path, format="torch_export", batch=rows_for(model))
+    shown = {"past_values": rows_for(model, rows=7, seed=1)["past_values"]}
+    assert disagreement(model(**shown).prediction_logits, load_export(tmp_path)(**shown)) <= TOLERANCES[torch.float32]
 
 
 @pytest.mark.slow

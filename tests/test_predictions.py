@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification, AutoTokenizer
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoTokenizer,
+    Wav2Vec2FeatureExtractor,
+)
 
 from hf_transfer.adapters.loading import load_adapter
+from hf_transfer.data.sound import resampled
 from hf_transfer.predictions import predict
 from tests.adapters.saved import LABELS, load_base, save_base
 from tests.models import tiny_wav2vec2
+from tests.test_series_models import CLASSIFIERS
 
 
 TEXTS = ["the book is good", "bad", "anna is very fine the pan is poor"]
@@ -115,9 +124,34 @@ def test_adapter_and_merged_say_the_same(tmp_path):
     assert [row["label"] for row in one] == [row["label"] for row in two]
 
 
-def test_sound_is_refused():
-    with pytest.raises(ValueError, match="reads `input_values`: only images and text.*Use `transformers.pipeline`"):
-        predict(tiny_wav2vec2(), None, ["a.wav"])
+def test_sound(tmp_path):
+    """Of several lengths and rates, in batches with padding: as each recording by itself, under a mask."""
+    torch.manual_seed(0)
+    model: Any = tiny_wav2vec2(feat_extract_norm="layer", conv_bias=True).eval()
+    processor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    random, waves = np.random.default_rng(0), []
+    for number, (size, rate) in enumerate([(900, 16000), (1500, 16000), (700, 8000)]):
+        waves.append(random.uniform(-0.5, 0.5, size).astype(np.float32))
+        soundfile.write(tmp_path / f"{number}.wav", waves[-1], rate, subtype="FLOAT")
+    paths = [str(tmp_path / f"{number}.wav") for number in range(3)]
+    rows = predict(model, processor, paths, batch_size=3)
+    assert [row["input"] for row in rows] == paths
+    waves[2] = resampled(waves[2], 8000, 16000)
+    for row, wave in zip(rows, waves, strict=True):
+        with torch.no_grad():
+            expected = model(**processor(wave, sampling_rate=16000, return_tensors="pt")).logits[0].softmax(0)
+        assert row["label"] == model.config.id2label[int(expected.argmax())]
+        np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=1e-5)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(ValueError, match="broken.wav` cannot be decoded .*Convert it"):
+        predict(model, processor, [paths[0], str(tmp_path / "broken.wav")])
+    with pytest.raises(ValueError, match="Neither the adapter .* has a tokenizer, image processor or feature extract"):
+        predict(model, None, paths)
+
+
+def test_series_are_refused():
+    with pytest.raises(ValueError, match="reads `past_values`: only images, sound and text.*`transformers.pipeline`"):
+        predict(CLASSIFIERS[0](), None, ["a.csv"])
 
 
 def test_no_processor(base):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from transformers import HfArgumentParser
 from transformers.trainer_utils import IntervalStrategy
@@ -113,13 +115,16 @@ def test_a_type_is_made_from_scratch(monkeypatch):
 
 def test_every_option_reaches_the_loader(monkeypatch):
     seen = {}
-    monkeypatch.setattr(
-        "hf_transfer.recipe_arguments.load_splits", lambda name, **options: seen.update(name=name, **options)
-    )
+
+    def load(name, **options):
+        seen.update(name=name, **options)
+        return SimpleNamespace(input_columns=("audio",))
+
+    monkeypatch.setattr("hf_transfer.recipe_arguments.load_splits", load)
     words = (
         "--dataset_config_name c --train_split a --eval_split b --test_split d --label_column y --input_columns p q"
     )
-    numbers = "--validation_fraction 0.2 --samples_per_class 3 --max_samples 5 --max_eval_samples 7"
+    numbers = "--validation_fraction 0.2 --samples_per_class 3 --max_samples 5 --max_eval_samples 7 --max_seconds 2.5"
     parsed(DataArguments, *words.split(), *numbers.split()).load("somewhere", 11)
     assert seen == {
         "name": "somewhere",
@@ -133,6 +138,7 @@ def test_every_option_reaches_the_loader(monkeypatch):
         "samples_per_class": 3,
         "max_samples": 5,
         "max_eval_samples": 7,
+        "max_seconds": 2.5,
         "seed": 11,
     }
 
@@ -148,6 +154,18 @@ def test_embedded_data_load():
     data = DataArguments(max_samples=6, max_eval_samples=4).load("embedded:digits/5-9", 0)
     assert data.label_names == tuple("56789") and data.test is not None
     assert (len(data.train), len(data.test)) == (6, 4)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+def test_a_longest_recording_without_a_sample_is_refused(seconds):
+    with pytest.raises(ValueError, match="`--max_seconds .*` leaves no sample of a recording. Give a positive"):
+        parsed(DataArguments, "--max_seconds", seconds)
+
+
+def test_a_longest_recording_is_refused_where_there_is_no_sound():
+    message = "`--max_seconds 2.0` with data for text-classification that hold no sound: it would be ignored. Leave it"
+    with pytest.raises(ValueError, match=message):
+        DataArguments(max_seconds=2.0, max_samples=4).load("embedded:reviews/books", 0)
 
 
 def test_an_unknown_augmentation_is_refused_by_the_parser(capsys):

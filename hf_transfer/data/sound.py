@@ -36,7 +36,7 @@ def samples(sound: Any, rate: int, *, seconds: float | None = None, where: str |
 
     Degenerate cases:
         A recording of zeros is returned as zeros: silence is an answer, and extractors divide by a variance that is
-        kept from zero. One below [`SHORTEST`] is filled with zeros to that length.
+        kept from zero. A short one stays short: whether there is a window of sound in it, [`SoundTransform`] tells.
 
     Raises:
         ImportError: if there is something to decode and soundfile is not installed.
@@ -50,7 +50,7 @@ def samples(sound: Any, rate: int, *, seconds: float | None = None, where: str |
     name = _name(sound, where)
     if isinstance(sound, dict) and sound.get("array") is not None:
         wave, own_rate = np.asarray(sound["array"], dtype=np.float32), int(sound["sampling_rate"])
-    elif hasattr(sound, "get_all_samples"):  # a decoder of torchcodec, of which this package knows no type
+    elif not isinstance(sound, dict) and hasattr(sound, "get_all_samples"):  # torchcodec, not imported here
         decoded = sound.get_all_samples()
         wave, own_rate = np.asarray(decoded.data, dtype=np.float32), int(decoded.sample_rate)
     else:
@@ -115,6 +115,9 @@ class SoundTransform:
 
     Args:
         processor (`SequenceFeatureExtractor`): of the model.
+
+    Raises:
+        ValueError: if a recording cannot be read, or is too short for one window of a spectrogram.
     """
 
     processor: Any
@@ -127,10 +130,26 @@ class SoundTransform:
         found: dict[str, list[Any]] = {}
         for sound in batch["audio"]:
             wave = samples(sound, rate, seconds=seconds)
-            inputs = self.processor(wave, sampling_rate=rate, return_tensors="pt")
+            inputs = self._heard(wave, rate, _name(sound, None))
             for name in inputs:
                 found.setdefault(name, []).append(inputs[name][0])
         return {**{name: values for name, values in batch.items() if name != "audio"}, **found}
+
+    def _heard(self, wave: np.ndarray, rate: int, name: str) -> Any:
+        """What the extractor makes of one recording; of less than a window they give errors, nothing, or NaN."""
+        reason = ""
+        try:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                inputs = self.processor(wave, sampling_rate=rate, return_tensors="pt")
+            main: Tensor = inputs[self.processor.model_input_names[0]]
+            if main.numel() and bool(main.isfinite().all()):
+                return inputs
+        except ValueError as error:
+            reason = f" ({error})"
+        raise ValueError(
+            f"{name} has {len(wave)} samples at {rate} a second, of which {type(self.processor).__name__} makes no "
+            f"input{reason}: a spectrogram is of whole windows of sound, mostly 25 ms. Drop the row, or record more."
+        )
 
 
 class SoundCollator:
@@ -179,6 +198,8 @@ def _decoded(sound: Any, name: str, seconds: float | None) -> tuple[np.ndarray, 
             f"Sound is decoded by soundfile, which is not installed ({error}): recordings cannot be read. Run "
             '`pip install "hf-transfer-learning[recipes]"`.'
         ) from error
+    content: bytes | None
+    path: Any
     content, path = (sound.get("bytes"), sound.get("path")) if isinstance(sound, dict) else (None, sound)
     if content is None and path is None:
         raise ValueError(

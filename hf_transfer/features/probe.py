@@ -13,6 +13,7 @@ from hf_transfer.anatomy import Anatomy, anatomy
 from hf_transfer.features.probes import STRENGTHS, Probe, fit_probe, load_probe
 from hf_transfer.functional.task_loss import UNLABELLED
 from hf_transfer.modes import at_rest
+from hf_transfer.series_models import TARGETS, labels_of, named_output
 from hf_transfer.tap import HeadTap
 
 
@@ -29,7 +30,7 @@ def head_features(
         model (`nn.Module`):
             Any classifier of `transformers`, also under PEFT. Its mode is restored.
         batches (`Iterable[Mapping]`):
-            Collated batches with `labels`.
+            Collated batches with `labels`, or with the target of a model of series.
         head (`str`, *optional*):
             Name of the head, where it cannot be told from the model.
 
@@ -124,14 +125,16 @@ def _features(model: nn.Module, parts: Anatomy, batches: Iterable[Mapping[str, A
                 inputs = {
                     key: value.to(device) if isinstance(value, Tensor) else value
                     for key, value in batch.items()
-                    if key not in ("labels", "domain")
+                    if key not in TARGETS and key != "domain"
                 }
-                logits = model(**inputs).logits
+                output: Any = model(**inputs)
+                logits = output[named_output(output)]
                 rows = tap.take(logits, inputs).cpu().flatten(0, -2)
                 # a row has one label, or as many as the head has outputs
                 tokens = logits.dim() == 3
-                several = batch["labels"].shape == logits.shape and logits.shape[-1] > 1
-                given = batch["labels"].cpu() if several else batch["labels"].cpu().reshape(-1)
+                given = labels_of(batch).cpu()
+                several = given.shape == logits.shape and logits.shape[-1] > 1
+                given = given if several else given.reshape(-1)
                 chosen = given.reshape(len(given), -1).ne(UNLABELLED).all(1)
                 features.append(rows[chosen])
                 labels.append(given[chosen])

@@ -21,7 +21,7 @@ from hf_transfer.arguments import TransferArguments
 from hf_transfer.features.extraction.tap_reader import model_inputs
 from hf_transfer.features.extraction.taps import pretrained
 from hf_transfer.features.probe import STRENGTHS, Probe, fit_head
-from hf_transfer.features.probes.folding import _head
+from hf_transfer.features.probes.folding import linear_head
 from hf_transfer.features.probes.head_names import name_classes
 from hf_transfer.features.probes.training import no_sklearn
 from hf_transfer.few_shot.labels import class_labels
@@ -182,7 +182,7 @@ def contrastive_fine_tune(
 
 def _check(model: nn.Module, dataset: Any) -> tuple[str, ...]:
     """Names of the classes, after what the second phase would refuse."""
-    _head(model, None)
+    linear_head(model, None)
     if _named(dataset):
         raise ValueError(
             "The labels of the data are names, and the model is trained on numbers: which class is which output is "

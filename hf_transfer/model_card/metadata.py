@@ -77,7 +77,7 @@ def card_data(facts: RunFacts) -> ModelCardData:
               name: Accuracy
     """
     task = hub_task(facts.task)
-    results = [own for own in (_result(facts, score, task) for score in facts.scores) if own is not None]
+    results = [own for own in (_result(facts, score, task or facts.task) for score in facts.scores) if own is not None]
     extra: dict[str, Any] = {"base_model_relation": facts.relation} if facts.base_hub_id and facts.relation else {}
     data = ModelCardData(
         base_model=facts.base_hub_id,

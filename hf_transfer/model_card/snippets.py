@@ -5,12 +5,15 @@ from __future__ import annotations
 from hf_transfer.model_card.facts import RunFacts
 
 
-_PIPELINES = {
+_FORECASTING, _SERIES = "time-series-forecasting", "time-series-classification"
+
+_PIPELINES: dict[str, str | None] = {
     "image-classification": "image-classification",
     "text-classification": "text-classification",
     "regression": "text-classification",
     "token-classification": "token-classification",
     "audio-classification": "audio-classification",
+    _SERIES: None,  # the Hub has no such task
 }
 _AUTO = {
     "image-classification": "AutoModelForImageClassification",
@@ -19,14 +22,12 @@ _AUTO = {
     "audio-classification": "AutoModelForAudioClassification",
 }
 
-_FORECASTING = "time-series-forecasting"
-
 __all__ = ["hub_task", "snippets"]
 
 
 def hub_task(task: str | None) -> str | None:
     """
-    The task as the Hub calls it.
+    The task as the Hub calls it; None where it has no name for it.
 
     Example:
         >>> hub_task("regression"), hub_task("image-classification"), hub_task(None)
@@ -53,6 +54,8 @@ def snippets(facts: RunFacts, name: str) -> list[tuple[str, str]]:
     task = hub_task(facts.task)
     if task == _FORECASTING:
         return [("With transformers and hf_transfer", _forecaster(facts, name))]
+    if facts.task == _SERIES:
+        return [("With transformers and hf_transfer", _series_classifier(facts, name))]
     if task not in _AUTO:
         return []
     if facts.library == "peft":
@@ -109,8 +112,34 @@ model = {kind}.from_pretrained("{name}")
 processor = SeriesProcessor.from_pretrained("{name}")
 # your last rows, in the units of the series and with these channels; NaN where missing
 print(processor.channels)
-values = np.random.default_rng(0).normal(processor.mean, processor.std, (processor.context_length, len(processor.mean)))
+shape = (processor.context_length, len(processor.channels))
+values = np.random.default_rng(0).normal(processor.mean, processor.std, shape)
 print(forecast(model, processor, values))"""
+
+
+def _series_classifier(facts: RunFacts, name: str) -> str:
+    """Of one series, made up here, the name of its class."""
+    kind = facts.model_class or "PatchTSTForClassification"
+    # PatchTSMixer takes no mask here, and calls its logits otherwise
+    mixer = kind.startswith("PatchTSMixer")
+    given, logits = (
+        ('past_values=inputs["past_values"]', "prediction_outputs") if mixer else ("**inputs", "prediction_logits")
+    )
+    return f"""import numpy as np
+import torch
+from transformers import {kind}
+
+from hf_transfer.time_series.processor import SeriesProcessor
+
+model = {kind}.from_pretrained("{name}")
+processor = SeriesProcessor.from_pretrained("{name}")
+# a series of yours, in its own units, of as many rows and channels; NaN where missing, and before a shorter one
+shape = (processor.context_length, len(processor.channels))
+values = np.random.default_rng(0).normal(processor.mean, processor.std, shape)
+inputs = processor(values, return_tensors="pt")
+with torch.no_grad():
+    logits = model({given}).{logits}
+print(model.config.id2label[int(logits.argmax())])"""
 
 
 def _options(facts: RunFacts) -> str:

@@ -64,10 +64,22 @@ class Outcome:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Outcome:
         """The same again."""
-        scores = {name: Score(**{**own, "draws": tuple(own["draws"])}) for name, own in stored["scores"].items()}
+        scores = {name: _score(own) for name, own in stored["scores"].items()}
         rows = {name: _rows(own) for name, own in stored["rows"].items()}
         cost = None if stored["cost"] is None else Cost(**stored["cost"])
         return cls(**{**stored, "scores": scores, "rows": rows, "cost": cost, "notes": tuple(stored["notes"])})
+
+
+def _score(stored: Mapping[str, Any]) -> Score:
+    terms, drawn = stored.get("terms"), stored.get("drawn_terms", ())
+    return Score(
+        **{
+            **stored,
+            "draws": tuple(stored["draws"]),
+            "terms": None if terms is None else tuple(terms),
+            "drawn_terms": tuple(None if own is None else tuple(own) for own in drawn),
+        }
+    )
 
 
 def _listed(rows: RowScores) -> dict[str, Any]:

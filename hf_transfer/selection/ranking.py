@@ -13,9 +13,18 @@ from hf_transfer.compare.answer import Difference
 from hf_transfer.compare.judging.differences import estimates
 from hf_transfer.files import whole_file
 from hf_transfer.selection.candidates import MARK, RANDOM
+from hf_transfer.selection.combining import with_combined_etran
 from hf_transfer.selection.held_out import KNN, PROBE
 from hf_transfer.selection.outcome import Outcome
-from hf_transfer.selection.recommending import MAJORITY, RAW, Recommendation, control_remark, recommend, transfer_check
+from hf_transfer.selection.recommending import (
+    MAJORITY,
+    RAW,
+    Recommendation,
+    control_remark,
+    left_out_remark,
+    recommend,
+    transfer_check,
+)
 from hf_transfer.selection.scores import SCORES, Score
 from hf_transfer.selection.storing import FILE, read_results, write_results
 
@@ -39,6 +48,8 @@ class SourceRanking:
         settings (`Mapping[str, Any]`): rows, folds, layers and the like, the same for all.
         by (`str`, *optional*, defaults to `"probe"`): the score that it is ordered by.
 
+    ETran compares candidates: it is computed here, of the energy and fit of each.
+
     Relations:
         [`compare`] trains the candidates that are too close to call, and judges them by their predictions.
     """
@@ -46,6 +57,11 @@ class SourceRanking:
     outcomes: tuple[Outcome, ...] = field(repr=False)
     settings: Mapping[str, Any]
     by: str = PROBE
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        outcomes = with_combined_etran(self.outcomes, size=settings["rows"], part_sizes=settings["parts"])
+        object.__setattr__(self, "outcomes", outcomes)
 
     @property
     def baselines(self) -> list[Outcome]:
@@ -88,12 +104,14 @@ class SourceRanking:
 
     @cached_property
     def sentences(self) -> list[str]:
-        """The recommendation, whether transfer helps, and what controls say of the recommended candidate."""
+        """The recommendation and who has no part in it, whether transfer helps, and what controls say of the
+        recommended candidate."""
         if self.recommendation is None:
             return []
         chosen = self.outcome(self.recommendation.name)
         controls = control_remark(chosen, self.candidates, seed=self.settings["seed"])
-        return [own for own in (self.recommendation.sentence, self.transfer[2], *controls) if own]
+        missing = left_out_remark(self.candidates, self.by)
+        return [own for own in (self.recommendation.sentence, missing, self.transfer[2], *controls) if own]
 
     def outcome(self, name: str) -> Outcome:
         """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hf_transfer.features import extract_features
 from hf_transfer.features.extraction.taps import HEAD_COLUMN, find_taps, head_modules, is_base
 from hf_transfer.features.head_logits import head_logits
-from hf_transfer.features.probes.folding import _head
+from hf_transfer.features.probes.folding import linear_head
 from hf_transfer.features.probes.labelled_rows import ProbeRows, read_rows
 from hf_transfer.selection.candidates import Loaded
 from hf_transfer.selection.target import TargetRows
@@ -139,7 +139,7 @@ def _source_logits(model: nn.Module, no_head: str, read: Any, tokens: bool) -> t
     if getattr(config, "problem_type", None) == "multi_label_classification":
         return None, "its head answers each label by itself, which are no probabilities of classes"
     try:
-        head = _head(model, None)
+        head = linear_head(model, None)
     except ValueError as error:
         return None, f"its head is not linear on the features ({str(error).split(':')[0]})"
     rows = read_rows(read, column=HEAD_COLUMN, task=None if tokens else _any_task(read))

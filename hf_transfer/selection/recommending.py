@@ -16,7 +16,7 @@ from hf_transfer.selection.scores import paired_spread
 MAJORITY, RAW = "majority", "raw inputs"
 """Baselines: what looks at no input, and a linear probe on the inputs as they are."""
 
-__all__ = ["MAJORITY", "RAW", "Recommendation", "control_remark", "recommend", "transfer_check"]
+__all__ = ["MAJORITY", "RAW", "Recommendation", "control_remark", "left_out_remark", "recommend", "transfer_check"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,22 @@ def transfer_check(
         return NEGATIVE, gains, f"{sentence} with training from scratch."
     told = ", ".join(f"{gain.mean:+.3f} against `{name}`" for name, gain in gains.items())
     return POSITIVE, gains, f"Its features carry what the inputs alone do not: {told}, more than chance explains."
+
+
+def left_out_remark(outcomes: Sequence[Outcome], by: str) -> str:
+    """
+    Which candidates have scores, but not the one that decides; empty where all have it.
+
+    Args:
+        outcomes (`Sequence[Outcome]`): candidates.
+        by (`str`): a score.
+    """
+    without = [own for own in outcomes if own.scored and own.value(by) is None]
+    if not without:
+        return ""
+    told = ", ".join(f"`{own.name}`" for own in without)
+    reason = without[0].scores[by].reason if by in without[0].scores else "it was not computed"
+    return f"Not compared: {told}, for which `{by}` says nothing ({reason}). Rank by another score to compare all."
 
 
 def control_remark(chosen: Outcome, outcomes: Sequence[Outcome], *, seed: int = 0) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hf_transfer.compare.tables import markdown_table
+from hf_transfer.functional.discriminants import ENERGY_SHARE
 from hf_transfer.model_card.naming import public_name
 from hf_transfer.selection.candidates import MARK
 from hf_transfer.selection.held_out import KNN, PROBE
 from hf_transfer.selection.outcome import Outcome
-from hf_transfer.selection.scores import Score
+from hf_transfer.selection.scores import ETRAN, NOT_TELLING, Score
 
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ TITLES = {
 }
 """What scores are called in tables."""
 
+FEW_ROWS = 10
+"""Rows of a class, in the mean, below which NLEEP is too high."""
+
 __all__ = [
+    "FEW_ROWS",
     "TITLES",
     "cost_table",
     "ranking_remarks",
@@ -88,15 +93,40 @@ def ranking_remarks(ranking: SourceRanking) -> list[str]:
     """What the table does not say: failures, scores that are not defined, what is to be told of candidates."""
     found = [f"{shown_name(own.name)} failed: {own.reason}" for own in ranking.candidates if not own.scored]
     for name in ranking.scores:
-        reasons: dict[str, list[str]] = {}
-        for own in ranking.candidates:
-            if own.scored and name in own.scores and own.scores[name].value is None:
-                reasons.setdefault(own.scores[name].reason, []).append(shown_name(own.name))
-        for reason, names in reasons.items():
-            of = "" if len(names) == sum(own.scored for own in ranking.candidates) else f" for {', '.join(names)}"
-            found.append(f"{TITLES[name]} is not defined{of}: {reason.rstrip('.')}.")
+        found += _not_there(ranking, name)
+    rows = ranking.settings.get("rows_per_class")
+    if "nleep" in ranking.scores and rows is not None and rows < FEW_ROWS:
+        found.append(
+            f"{TITLES['nleep']} is too high, for every candidate: there are {rows:.1f} rows of a class, and its "
+            f"clusters then hold rows of one class whatever the features are. Below {FEW_ROWS} prefer other scores."
+        )
+    if any(own.value(ETRAN) is not None for own in ranking.candidates):
+        found.append(
+            f"{TITLES[ETRAN]} compares the candidates of this table: energy ({ENERGY_SHARE:.0%}) and fit to the "
+            f"labels ({1 - ENERGY_SHARE:.0%}), each scaled from 0 to 1 over them. Beside others it is another number."
+        )
     for own in ranking.candidates:
         found += [f"{shown_name(own.name)}: {note}" for note in own.notes]
+    return found
+
+
+def _not_there(ranking: SourceRanking, name: str) -> list[str]:
+    """For which candidates a score or its interval is missing, and why."""
+    scored = [own for own in ranking.candidates if own.scored and name in own.scores]
+    without: dict[str, list[str]] = {}
+    open_ended: dict[str, list[str]] = {}
+    for own in scored:
+        kind = without if own.value(name) is None else open_ended
+        kind.setdefault(own.scores[name].reason, []).append(shown_name(own.name))
+    found = []
+    for reason, names in without.items():
+        of = "" if len(names) == len(scored) else f" for {', '.join(names)}"
+        is_so = NOT_TELLING if reason.startswith(NOT_TELLING) else "not defined"
+        found.append(f"{TITLES[name]} is {is_so}{of}: {reason.removeprefix(f'{NOT_TELLING}: ').rstrip('.')}.")
+    for reason, names in open_ended.items():
+        if reason:
+            of = "" if len(names) == len(scored) else f" for {', '.join(names)}"
+            found.append(f"{TITLES[name]} has no interval{of}; on random parts: {reason.rstrip('.')}.")
     return found
 
 
@@ -110,7 +140,7 @@ def ranking_report(ranking: SourceRanking) -> str:
         f"Task {settings['task']}, {rows or format(settings['rows'], ',')} labelled {unit}; features: "
         f"{settings['layers']}. Probe ({settings['probe']}) and k-NN: held-out {ranking.metric} in "
         f"{settings['folds']} folds with its 95% interval over {unit}, the same for all candidates; more is better "
-        "for every score. Scores without an interval here have one in results.json."
+        "for every score. The intervals of other scores are in results.json."
     )
     parts = ["# Which model to start from", *shown_sentences(ranking)]
     parts += [ranking_table(ranking), told]
@@ -196,4 +226,8 @@ def _estimate(ranking: SourceRanking, score: str, own: Outcome) -> str:
 
 
 def _number(score: Score | None) -> str:
-    return "" if score is None or score.value is None else f"{score.value:.3f}"
+    if score is None:
+        return ""
+    if score.value is None:
+        return NOT_TELLING if score.reason.startswith(NOT_TELLING) else ""
+    return f"{score.value:.3f}"

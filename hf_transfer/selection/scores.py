@@ -33,10 +33,28 @@ FORMULAS: dict[str, tuple[str, str, bool]] = {
 SCORES = (PROBE, KNN, *FORMULAS)
 """All scores, in the order of tables."""
 
-_TAKES_REGRESSION = ("logme", "etran")
+ETRAN = "etran"
+"""The score that compares candidates: of each its energy and its fit are kept; see [`with_combined_etran`]."""
+
+NOT_TELLING = "not telling"
+"""How the reason of a score begins that would be the same for any labels."""
+
+_DISCRIMINANTS = ("sfda", ETRAN)
 _CONFIDENCE = 0.95
 
-__all__ = ["FORMULAS", "SCORES", "Score", "check_scores", "formula_scores", "paired_spread", "undefined"]
+__all__ = [
+    "ETRAN",
+    "FORMULAS",
+    "NOT_TELLING",
+    "SCORES",
+    "Score",
+    "check_scores",
+    "formula_scores",
+    "half_width",
+    "not_telling",
+    "paired_spread",
+    "undefined",
+]
 
 
 @dataclass(frozen=True)
@@ -48,8 +66,10 @@ class Score:
         value (`float`, *optional*): None where it is not defined.
         low (`float`, *optional*): lower end of its 95% interval.
         high (`float`, *optional*): upper end.
-        reason (`str`, *optional*): why it is not defined.
+        reason (`str`, *optional*): why it is not defined, or has no interval.
         draws (`tuple[float | None, ...]`): on the random parts of the rows, which are the same for all candidates.
+        terms (`tuple[float, float]`, *optional*): energy and fit, of ETran.
+        drawn_terms (`tuple[tuple[float, float] | None, ...]`): the same on the random parts.
         seconds (`float`): that it took, with the interval.
     """
 
@@ -58,6 +78,8 @@ class Score:
     high: float | None = None
     reason: str = ""
     draws: tuple[float | None, ...] = field(default=(), repr=False)
+    terms: tuple[float, float] | None = None
+    drawn_terms: tuple[tuple[float, float] | None, ...] = field(default=(), repr=False)
     seconds: float = 0.0
 
 
@@ -104,7 +126,7 @@ def formula_scores(
 
     Degenerate cases:
         A score that cannot be computed has a reason in place of a value; on a part, no draw. With fewer than five
-        draws there is no interval.
+        draws there is no interval: for SFDA and ETran where the parts have fewer rows than columns and classes.
 
     Paper: Shao and Wu, "A General Theory for Jackknife Variance Estimation", Annals of Statistics 1989,
     https://doi.org/10.1214/aos/1176347263
@@ -124,11 +146,20 @@ def formula_scores(
         started = time.perf_counter()
         function = _function(name, target.kind == "regression", seed)
         given = inputs[FORMULAS[name][1]]
-        value, why = _tried(function, given, rows.labels)
-        draws = () if value is None else tuple(_tried(function, given[part], rows.labels[part])[0] for part in parts)
-        half = None if value is None else _half_width(draws, target)
-        low, high = (None, None) if value is None or half is None else (value - half, value + half)
-        found[name] = Score(value, low, high, why, draws, time.perf_counter() - started)
+        value, why = _tried(name, function, given, rows.labels)
+        if value is None:
+            found[name] = Score(reason=why)
+            continue
+        tried = [_tried(name, function, given[part], rows.labels[part]) for part in parts]
+        drawn = tuple(one for one, _ in tried)
+        why = next((why for _, why in tried if why), "")
+        seconds = time.perf_counter() - started
+        if isinstance(value, tuple):  # what all candidates are needed for follows in `with_combined_etran`
+            found[name] = Score(reason=why, terms=value, drawn_terms=drawn, seconds=seconds)
+            continue
+        half = half_width(drawn, [len(draw) for draw in target.draws], len(target))
+        low, high = (None, None) if half is None else (value - half, value + half)
+        found[name] = Score(value, low, high, why if half is None else "", drawn, seconds=seconds)
     return found
 
 
@@ -137,6 +168,33 @@ def undefined(name: str, target: TargetRows) -> str:
     if name in FORMULAS and target.kind == "regression" and not FORMULAS[name][2]:
         return "it needs classes, and the labels are real values"
     return ""
+
+
+def not_telling(features: np.ndarray, labels: np.ndarray) -> str:
+    """
+    Why SFDA and the class score of ETran tell nothing of these rows; empty where they do.
+
+    With `C` classes the rows within them have `N - C` directions. With no more of these than columns, `D`, a linear
+    discriminant tells the classes apart without an error, whichever they are.
+
+    Args:
+        features (`np.ndarray`): `(N, D)`.
+        labels (`np.ndarray`): `(N,)` classes.
+
+    Example:
+        >>> not_telling(np.zeros((12, 16)), np.arange(12) % 3)
+        'not telling: fewer rows (12) than columns and classes (16 + 3), so that it is near 1 for any labels'
+        >>> not_telling(np.zeros((90, 16)), np.arange(90) % 3)
+        ''
+    """
+    (rows, columns), classes = features.shape, len(np.unique(labels))
+    if rows > columns + classes:
+        return ""
+    few = "fewer" if rows < columns + classes else "no more"
+    return (
+        f"{NOT_TELLING}: {few} rows ({rows:,}) than columns and classes ({columns:,} + {classes:,}), so that it "
+        "is near 1 for any labels"
+    )
 
 
 def paired_spread(
@@ -154,8 +212,9 @@ def paired_spread(
     return None if half is None else (middle, middle - half, middle + half)
 
 
-def _half_width(draws: Sequence[float | None], target: TargetRows) -> float | None:
-    return _jackknife(draws, [len(draw) for draw in target.draws], len(target), _CONFIDENCE)
+def half_width(draws: Sequence[float | None], part_sizes: Sequence[int], target_size: int) -> float | None:
+    """Half the 95% interval of [`formula_scores`], by draws on random parts; None where these are too few."""
+    return _jackknife(draws, part_sizes, target_size, _CONFIDENCE)
 
 
 def _jackknife(draws: Sequence[float | None], sizes: Sequence[int], total: int, confidence: float) -> float | None:
@@ -169,22 +228,28 @@ def _jackknife(draws: Sequence[float | None], sizes: Sequence[int], total: int, 
     return float(t.ppf((1 + confidence) / 2, len(kept) - 1) * math.sqrt(variance))
 
 
-def _function(name: str, regression: bool, seed: int) -> Callable[[Any, Any], float]:
+def _function(name: str, regression: bool, seed: int) -> Callable[[Any, Any], Any]:
     module = import_module(f"hf_transfer.functional.{FORMULAS[name][0]}")
+    if name == ETRAN:
+        fit = module.regression_score if regression else module.class_score
+        return lambda given, labels: (module.energy(given), fit(given, labels))
     function = getattr(module, name)
     options: Mapping[str, Any] = {}
-    if regression and name in _TAKES_REGRESSION:
-        options = {"regression": True}
+    if name == "logme":
+        options = {"regression": regression}
     elif name == "nleep":
         options = {"seed": seed}
     return lambda given, labels: function(given, labels, **options)
 
 
-def _tried(function: Callable[[Any, Any], float], given: np.ndarray, labels: np.ndarray) -> tuple[float | None, str]:
+def _tried(name: str, function: Callable[[Any, Any], Any], given: np.ndarray, labels: np.ndarray) -> tuple[Any, str]:
+    """A number, or the two terms of ETran; or why there are none."""
+    if name in _DISCRIMINANTS and labels.dtype.kind != "f" and (why := not_telling(given, labels)):
+        return None, why
     try:
-        value = float(function(given, labels))
+        value = function(given, labels)
     except (ValueError, np.linalg.LinAlgError) as error:
         return None, str(error).splitlines()[0]
-    if not math.isfinite(value):
+    if not np.isfinite(value).all():
         return None, f"it is {value} on these rows"
     return value, ""

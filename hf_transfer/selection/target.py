@@ -51,6 +51,16 @@ class TargetRows:
         return len(self.rows)
 
     @property
+    def rows_per_class(self) -> float | None:
+        """Labelled rows, of tokens words, for each class that occurs, in the mean; None for real values."""
+        if self.kind == "regression":
+            return None
+        column = self.rows.select_columns(["label"])[:]["label"]
+        labels = np.concatenate(column) if self.kind == "token" else np.asarray(column)
+        labels = labels[labels != UNLABELLED]
+        return len(labels) / len(np.unique(labels))
+
+    @property
     def metric(self) -> str:
         """What k-NN and probe are scored by."""
         return "R2" if self.kind == "regression" else "accuracy"

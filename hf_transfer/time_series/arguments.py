@@ -61,7 +61,10 @@ class SeriesArguments:
     )
     strategies: list[str] = field(
         default_factory=list,
-        metadata={"help": f"Ways to train on the target, from {', '.join(STRATEGIES)}; by default all of these."},
+        metadata={
+            "help": f"Ways to train on the target, from {', '.join(STRATEGIES)}; by default all of these. Always "
+            "among them: scratch and probe_scratch, which a verdict on transfer compares with."
+        },
     )
     seeds: int = field(
         default=1, metadata={"help": "Repeat what is trained on the target with this many seeds from --seed on."}

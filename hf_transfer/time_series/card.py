@@ -11,7 +11,7 @@ from hf_transfer.repeats import summarise
 from hf_transfer.time_series.comparison import SeriesComparison
 from hf_transfer.time_series.report import ShareFinding, error_table, share_name
 from hf_transfer.time_series.series import step_name
-from hf_transfer.time_series.strategies import BASELINES, SCRATCH, STRATEGIES, ZERO_SHOT
+from hf_transfer.time_series.strategies import BASELINES, STRATEGIES, UNTRANSFERRED, ZERO_SHOT
 
 
 TASK = "time-series-forecasting"
@@ -42,7 +42,7 @@ def tell_of_series(
     recipe, target = comparison.recipe, comparison.target
     name = kept.method.partition("@")[0]
     facts.task, facts.inputs = TASK, ["series"]
-    if name == SCRATCH:
+    if name in UNTRANSFERRED:
         facts.base_model = facts.base_hub_id = facts.base_revision = facts.relation = None
     about = "the pretrained model as it is" if name == ZERO_SHOT else STRATEGIES[name].about
     facts.strategy = [said for said in facts.strategy if not said.startswith("It starts from")]
@@ -54,7 +54,7 @@ def tell_of_series(
         f"{step_name(target)}. It learned from {share_name(found.share)}."
     )
     facts.data = [_data(comparison, found.share)]
-    if name != SCRATCH:
+    if name not in UNTRANSFERRED:
         facts.data += [
             DataFacts(public_name(source.name)[0] or "", "source", {"train": len(source)}, public_name(source.name)[1])
             for source in comparison.sources
@@ -62,7 +62,7 @@ def tell_of_series(
     facts.method, facts.seeds = name, sorted(found.runs[name])
     facts.scores = [_score(found, name, metric, kept) for metric in _METRICS]
     facts.baselines = []
-    for other in (SCRATCH, *BASELINES):
+    for other in (*UNTRANSFERRED, *BASELINES):
         difference = found.against.get(other, {}).get(name)
         if other == name or other not in found.runs or difference is None:
             continue
@@ -81,7 +81,7 @@ def tell_of_series(
 
 
 def _origin(comparison: SeriesComparison, name: str) -> str:
-    if name == SCRATCH:
+    if name in UNTRANSFERRED:
         return "It starts from random weights."
     if comparison.recipe.source_series:
         names = ", ".join(f"`{public_name(source.name)[0]}`" for source in comparison.sources)

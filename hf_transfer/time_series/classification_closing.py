@@ -21,7 +21,7 @@ from hf_transfer.repeats import summarise
 from hf_transfer.time_series.classifier_strategies import CLASSIFIER_STRATEGIES as STRATEGIES
 from hf_transfer.time_series.probing import BASELINES
 from hf_transfer.time_series.processor import SeriesProcessor
-from hf_transfer.time_series.strategies import SCRATCH
+from hf_transfer.time_series.strategies import UNTRANSFERRED
 from hf_transfer.trainer import TransferTrainer
 
 
@@ -77,12 +77,14 @@ def _report(comparison: ClassificationComparison, kept: Cell) -> str:
     parts = [
         "# Classification of series",
         f"{len(data.label_names)} classes ({listed(data.label_names)}), series of {data.length} rows and "
-        f"{data.channels} channels. Accuracy on the {len(comparison.rows[comparison.judged_on])} rows of the "
+        f"{data.channels} channels. Accuracy on the {len(comparison.judged[comparison.judged_on])} rows of the "
         f"{'test' if comparison.judged_on == 'test' else 'evaluation'} split; 95% intervals are Student's over seeds "
-        "and speak of other seeds, not of other data. Differences to training from scratch seed by seed.",
+        "and speak of other seeds, not of other data. Differences seed by seed to what transfer must "
+        "beat: scratch or probe_scratch, the better on the evaluation rows. Scaling and all else that is fitted comes "
+        "from the rows of the share.",
     ]
     for share in comparison.recipe.few:
-        count = len(comparison.part(share, comparison.args.seed))
+        count = len(comparison.part(share, comparison.args.seed).train)
         parts += [f"## {count} training rows ({share:.0%})", comparison.table(share)]
     parts.append(
         "\n".join(
@@ -117,7 +119,7 @@ def _tell(comparison: ClassificationComparison, facts: RunFacts, kept: Cell) -> 
     facts.task, facts.inputs, facts.label_names = TASK, ["series"], list(comparison.data.label_names)
     facts.strategy.insert(0, f"{name}: {STRATEGIES[name]}.")
     told, hub_id, _ = public_name(comparison.recipe.target_series)
-    sizes = {"train": len(comparison.data.train), **{part: len(rows) for part, rows in comparison.rows.items()}}
+    sizes = {"train": len(comparison.data.train), **{part: len(split) for part, split in comparison.judged.items()}}
     facts.data = [DataFacts(told or "", "target", sizes, hub_id)]
     facts.method, facts.seeds = name, sorted(comparison.scores(name, float(share), "eval_accuracy"))
     own = comparison.scores(name, float(share), f"{comparison.judged_on}_accuracy")
@@ -126,7 +128,7 @@ def _tell(comparison: ClassificationComparison, facts: RunFacts, kept: Cell) -> 
     facts.scores = [Score("accuracy", value, comparison.judged_on, summary.mean, summary.interval, list(own.values()))]
     facts.baselines = [
         Baseline(other, Score("accuracy", summarise(theirs).mean, comparison.judged_on), None, None)
-        for other in (SCRATCH, *BASELINES)
+        for other in (*UNTRANSFERRED, *BASELINES)
         if other != name and (theirs := comparison.scores(other, float(share), f"{comparison.judged_on}_accuracy"))
     ]
     facts.comparison = comparison.table(float(share))

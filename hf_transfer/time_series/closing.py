@@ -26,7 +26,7 @@ from hf_transfer.time_series.plots import Panel, plot_few_data, plot_forecasts, 
 from hf_transfer.time_series.report import ShareFinding, as_json, error_table, find, horizon_table, remarks, share_name
 from hf_transfer.time_series.scored import of_baseline, of_model
 from hf_transfer.time_series.series import step_name
-from hf_transfer.time_series.strategies import BASELINES, SCRATCH, STRATEGIES
+from hf_transfer.time_series.strategies import BASELINES, STRATEGIES
 from hf_transfer.time_series.trainer import ForecastTrainer
 
 
@@ -165,11 +165,10 @@ def _data_line(comparison: SeriesComparison, name: str) -> str:
 
 def _rows_line(comparison: SeriesComparison, found: ShareFinding) -> str:
     own = comparison.shares[found.share]
-    dates = comparison.target.dates.astype("datetime64[D]")
+    place, parts = comparison.target.place, own.parts
     return (
-        f"{len(own.train):,} training windows that end on {dates[own.parts.train.stop - 1]}, {len(own.eval):,} to "
-        f"choose by, {len(own.test):,} of the test from {dates[own.parts.test.start]} to "
-        f"{dates[own.parts.test.stop - 1]}."
+        f"{len(own.train):,} training windows that end on {place(parts.train.stop - 1)}, {len(own.eval):,} to "
+        f"choose by, {len(own.test):,} of the test from {place(parts.test.start)} to {place(parts.test.stop - 1)}."
     )
 
 
@@ -196,7 +195,9 @@ def _draw(comparison: SeriesComparison, findings: Sequence[ShareFinding], found:
             for name, by_seed in own.runs.items():
                 curves.setdefault(name, {})[own.share] = {s: scored.scores["mse"] for s, scored in by_seed.items()}
         plot_few_data(curves, comparison.folder / "few_data.png", baselines=BASELINES)
-        shown = [name for name in found.runs if name in (found.recommended, found.transferred, SCRATCH, *BASELINES)]
+        shown = [
+            name for name in found.runs if name in (found.recommended, found.transferred, found.reference, *BASELINES)
+        ]
         errors = {
             name: np.mean([scored.by_horizon["mse"] for scored in found.runs[name].values()], axis=0) for name in shown
         }
@@ -208,17 +209,17 @@ def _draw(comparison: SeriesComparison, findings: Sequence[ShareFinding], found:
 
 
 def _panels(comparison: SeriesComparison, found: ShareFinding, model: Any) -> list[list[Panel]]:
-    """Test windows from begin to end of the part, with forecasts of the kept model, from scratch and of a baseline."""
+    """Test windows from begin to end of the part, with forecasts of the kept model, its reference and baselines."""
     from hf_transfer.time_series.models import load_forecaster
 
     recipe, target = comparison.recipe, comparison.target
     own = comparison.shares[found.share]
     device, horizon = comparison.args.device, recipe.prediction_length
     ways = {str(found.recommended): of_model(model.to(device), device)}
-    scratch = comparison.of(SCRATCH, found.share)
-    if scratch and found.recommended != SCRATCH:
-        other, _ = load_forecaster(comparison.folder / scratch[0].folder, **comparison.shape)
-        ways[SCRATCH] = of_model(other.to(device), device)
+    if found.reference is not None and found.recommended != found.reference:
+        cell = comparison.of(found.reference, found.share)[0]
+        other, _ = load_forecaster(comparison.folder / cell.folder, **comparison.shape)
+        ways[found.reference] = of_model(other.to(device), device)
     ways |= {name: of_baseline(comparison.baseline(name, own), horizon) for name in comparison.baselines[:2]}
     places = np.unique(np.linspace(0, len(own.test) - 1, WINDOWS).round().astype(int))
     test = own.test.subsample(len(own.test), seed=0)
@@ -231,8 +232,8 @@ def _panels(comparison: SeriesComparison, found: ShareFinding, model: Any) -> li
         panels.append(
             [
                 Panel(
-                    f"{target.channels[channel]}, from {target.dates[start].astype('datetime64[m]')}",
-                    target.dates[first : start + horizon],
+                    f"{target.channels[channel]}, from {target.place(start, unit='m')}",
+                    target.dates[first : start + horizon] if target.dated else np.arange(first, start + horizon),
                     target.values[first:start, channel],
                     target.values[start : start + horizon, channel],
                     {name: forecast[number, :, channel] for name, forecast in forecasts.items()},

@@ -15,9 +15,11 @@ import numpy as np
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
+from hf_transfer.anatomy import anatomy
 from hf_transfer.compare.execution.failures import reason_of
 from hf_transfer.compare.results import Cell, Results, fingerprint
 from hf_transfer.compare.runs import finite, loop_settings, shared
+from hf_transfer.features.cache.digests import weights_digest
 from hf_transfer.files import whole_file
 from hf_transfer.model_card.naming import public_name
 from hf_transfer.time_series.arguments import ForecasterArguments, SeriesArguments, SeriesLoopArguments
@@ -29,7 +31,7 @@ from hf_transfer.time_series.running import Run
 from hf_transfer.time_series.scored import FILE, Scored, load_scored, of_baseline, save_scored, score_windows
 from hf_transfer.time_series.series import Series, seasonal_period
 from hf_transfer.time_series.share import Share, before, shares_of, units_of
-from hf_transfer.time_series.strategies import BASELINES, SCRATCH, STRATEGIES, ZERO_SHOT
+from hf_transfer.time_series.strategies import BASELINES, STRATEGIES, UNTRANSFERRED, ZERO_SHOT
 
 
 logger = logging.get_logger(__name__)
@@ -39,7 +41,7 @@ PRETRAINED = "pretrained"
 
 _KEPT = "source.json"
 
-__all__ = ["PRETRAINED", "Failure", "SeriesComparison", "key_of"]
+__all__ = ["PRETRAINED", "Failure", "SeriesComparison", "data_digest", "key_of"]
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,19 @@ class SeriesComparison:
         whole = shares_of(self.target, [1.0], **shape, lengths=recipe.lengths)[1.0]
         self.season = recipe.season or seasonal_period(self.target)
         self.units = units_of(self.target, whole.parts.known, self.season)
-        self.sources = [before(source, self.target.dates[whole.parts.test.start]) for source in sources]
+        moment = self.target.dates[whole.parts.test.start]
+        known = self.target.dated
+        self.sources = [before(source, moment) if known and source.dated else source for source in sources]
         self.folder = Path(str(args.output_dir))
         self.cells: list[Cell] = []
         self.failures: list[Failure] = []
         self.head_is_new = True
         self.transferred = ""
+        self.source_digest: str | None = None
         if model_args.model_name_or_path is not None:
             self._load(model_args.model_name_or_path)  # what does not fit must not cost a baseline first
+            head = [anatomy(self.start).head] if self.head_is_new else []  # a new one is random, and drawn by each run
+            self.source_digest = weights_digest(self.start, without=head)
 
     @property
     def baselines(self) -> list[str]:
@@ -106,12 +113,13 @@ class SeriesComparison:
     def strategies(self) -> list[str]:
         """The strategies, with `zero_shot` where the pretrained model has a head for this horizon."""
         zero_shot = [] if self.head_is_new else [ZERO_SHOT]
-        return [SCRATCH, *zero_shot, *(name for name in self.recipe.strategies if name != SCRATCH)]
+        return [*UNTRANSFERRED, *zero_shot, *(name for name in self.recipe.strategies if name not in UNTRANSFERRED)]
 
     @property
     def fixed(self) -> list[str]:
         """What comes out the same with every seed, and is run once."""
-        return [*self.baselines, ZERO_SHOT, *(name for name, own in STRATEGIES.items() if not own.trains)]
+        drawn_nothing = [name for name, own in STRATEGIES.items() if own.pretrained and not own.trains]
+        return [*self.baselines, ZERO_SHOT, *drawn_nothing]
 
     def settings(self) -> dict[str, Any]:
         """What every run depends on beside its strategy, share and seed."""
@@ -121,10 +129,10 @@ class SeriesComparison:
             **{name: getattr(self.recipe, name) for name in recipe},
             **{name: getattr(self.recipe, name) for name in ("pretrained_lr", "early_stopping_patience")},
             "season": self.season,
-            "target": _data_digest(self.target),
-            "sources": [_data_digest(source) for source in self.sources],
+            "target": data_digest(self.target),
+            "sources": [data_digest(source) for source in self.sources],
             "model": public_name(self.model_args.model_name_or_path)[0],
-            "model_digest": fingerprint({"name": self.model_args.model_name_or_path}),
+            "model_digest": self.source_digest,
             **model,
             **loop_settings(self.args),
         }
@@ -273,7 +281,7 @@ class SeriesComparison:
         }
         loop = {name: value for name, value in vars(own).items() if name.startswith("pretraining_")}
         digest = fingerprint(
-            {**options, **loop, "seed": self.args.seed, "sources": [_data_digest(source) for source in self.sources]}
+            {**options, **loop, "seed": self.args.seed, "sources": [data_digest(source) for source in self.sources]}
         )
         kept = folder / _KEPT
         there = kept.is_file() and json.loads(kept.read_text(encoding="utf-8"))["fingerprint"] == digest
@@ -308,7 +316,7 @@ def _folder(strategy: str, share: float, seed: int) -> str:
     return f"few_{share:g}/{strategy}" + ("" if strategy in BASELINES else f"/seed_{seed}")
 
 
-def _data_digest(series: Series) -> dict[str, str]:
+def data_digest(series: Series) -> dict[str, str]:
     """What a series holds, so that a changed file is other data; its name without the folder."""
     values = np.ascontiguousarray(series.values)
     digest = hashlib.sha256(values.tobytes() + series.dates.tobytes()).hexdigest()[:16]

@@ -28,7 +28,7 @@ class Panel:
 
     Args:
         title (`str`): above it.
-        dates (`np.ndarray`): `(T + H,)` of history and forecast.
+        dates (`np.ndarray`): `(T + H,)` of history and forecast; numbers of rows for a series without dates.
         history (`np.ndarray`): `(T,)`, NaN where missing.
         truth (`np.ndarray`): `(H,)`, NaN where missing.
         forecasts (`Mapping[str, np.ndarray]`): `(H,)` by name.
@@ -138,7 +138,9 @@ def plot_forecasts(panels: Sequence[Sequence[Panel]], path: str | os.PathLike[st
 
 
 def _draw(axes: Any, panel: Panel) -> None:
-    dates = panel.dates.astype("datetime64[us]")  # nanoseconds are more than matplotlib counts in
+    dated = np.issubdtype(panel.dates.dtype, np.datetime64)
+    # nanoseconds are more than matplotlib counts in
+    dates = panel.dates.astype("datetime64[us]") if dated else panel.dates
     known = len(panel.history)
     axes.plot(dates[:known], panel.history, color="0.55", label="history", linewidth=1)
     axes.plot(dates[known:], panel.truth, color="black", label="truth", linewidth=1.4)
@@ -148,8 +150,10 @@ def _draw(axes: Any, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize="small")
     # not by matplotlib's locators, which warn of spans that they have no step for
     ticks = dates[np.linspace(0, len(dates) - 1, 5).round().astype(int)]
-    whole_days = bool((dates == dates.astype("datetime64[D]")).all())
-    labels = np.datetime_as_string(ticks, unit="D" if whole_days else "m")
+    labels = ticks
+    if dated:
+        whole_days = bool((dates == dates.astype("datetime64[D]")).all())
+        labels = np.datetime_as_string(ticks, unit="D" if whole_days else "m")
     axes.set_xticks(ticks, [str(label).replace("T", "\n") for label in labels])
     axes.tick_params(labelsize="small")
 

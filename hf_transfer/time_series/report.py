@@ -13,7 +13,7 @@ from hf_transfer.repeats import summarise
 from hf_transfer.time_series.accuracy import NAMED_HORIZONS
 from hf_transfer.time_series.judging import NEGATIVE, POSITIVE, ErrorDifference, error_differences
 from hf_transfer.time_series.scored import Scored
-from hf_transfer.time_series.strategies import BASELINES, SCRATCH
+from hf_transfer.time_series.strategies import BASELINES, SCRATCH, UNTRANSFERRED
 
 
 NAIVE, LINEAR = "naive", "linear"
@@ -33,8 +33,10 @@ class ShareFinding:
         seconds (`Mapping[str, float]`): of one run.
         recommended (`str`, *optional*): the strategy with the lowest mean error on the evaluation part.
         transferred (`str`, *optional*): the best by that of those that start from the pretrained model.
-        against (`dict`): by reference (`scratch` and the baselines) and strategy, the difference of the test MSE.
-        verdict (`ErrorDifference`, *optional*): of `transferred` less `scratch`, alone.
+        reference (`str`, *optional*): what transfer must beat: `scratch` or `probe_scratch`, the better by that.
+        against (`dict`): by what is compared with (`scratch`, `probe_scratch` and the baselines) and strategy, the
+            difference of the test MSE.
+        verdict (`ErrorDifference`, *optional*): of `transferred` less `reference`, alone.
         failures (`Mapping[str, str]`): by strategy, the reason of a run that came to nothing.
     """
 
@@ -44,6 +46,7 @@ class ShareFinding:
     seconds: Mapping[str, float]
     recommended: str | None = None
     transferred: str | None = None
+    reference: str | None = None
     against: dict[str, dict[str, ErrorDifference]] = field(default_factory=dict)
     verdict: ErrorDifference | None = None
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -85,17 +88,20 @@ def find(
     found = ShareFinding(share, runs, eval_mse, seconds or {}, failures=failures or {})
     means = {name: float(np.mean(list(eval_mse[name].values()))) for name in found.strategies}
     found.recommended = min(means, key=lambda name: means[name], default=None)
-    found.transferred = min((name for name in means if name != SCRATCH), key=lambda name: means[name], default=None)
+    found.transferred, found.reference = (
+        min((name for name in means if (name in UNTRANSFERRED) is random), key=lambda name: means[name], default=None)
+        for random in (False, True)
+    )
     options: dict[str, Any] = {"block_length": block_length, "fixed": fixed, "seed": seed}
-    for reference in (SCRATCH, *BASELINES):
+    for reference in (*UNTRANSFERRED, *BASELINES):
         names = [name for name in runs if name != reference and (name not in BASELINES or reference == NAIVE)]
         if reference not in fixed:  # without a seed in common there is nothing to pair
             names = [name for name in names if name in fixed or set(runs[name]) & set(runs.get(reference, ()))]
         if reference in runs and names:
             made = error_differences(runs, [(name, reference) for name in names], **options)
             found.against[reference] = dict(zip(names, made, strict=True))
-    if found.transferred in found.against.get(SCRATCH, {}):
-        (found.verdict,) = error_differences(runs, [(str(found.transferred), SCRATCH)], **options)
+    if found.transferred in found.against.get(str(found.reference), {}):
+        (found.verdict,) = error_differences(runs, [(str(found.transferred), str(found.reference))], **options)
     return found
 
 
@@ -113,15 +119,16 @@ def share_name(share: float) -> str:
 def error_table(found: ShareFinding) -> str:
     """
     A Markdown table of all that was run on a share: errors with their 95% intervals over seeds, the difference of the
-    test MSE to training from scratch, in bold where its interval excludes zero, and runs that failed.
+    test MSE to what transfer must beat (`reference`), in bold where its interval excludes zero, and runs that failed.
     """
-    header = ["", "evaluation MSE", "test MSE", "test MAE", "MASE", f"MSE against {SCRATCH}"]
+    reference = found.reference or SCRATCH
+    header = ["", "evaluation MSE", "test MSE", "test MAE", "MASE", f"MSE against {reference}"]
     header += ["MSE, original units", "MAE, original units", "seconds", "seeds"]
     rows = []
     for name, by_seed in found.runs.items():
         row = [f"**{name}**" if name == found.recommended else name, told(found.eval_mse[name])]
         row += [told(_scores(by_seed, metric)) for metric in ("mse", "mae", "mase")]
-        row.append(_told(found.against.get(SCRATCH, {}).get(name)))
+        row.append(_told(found.against.get(reference, {}).get(name)))
         row += [f"{summarise(_scores(by_seed, f'{metric}_original')).mean:.4g}" for metric in ("mse", "mae")]
         row += [f"{found.seconds[name]:.1f}" if name in found.seconds else "", str(len(by_seed))]
         rows.append(row)
@@ -182,6 +189,7 @@ def as_json(found: ShareFinding) -> dict[str, Any]:
         "share": found.share,
         "recommended": found.recommended,
         "transferred": found.transferred,
+        "reference": found.reference,
         "verdict": None if found.verdict is None else {"verdict": found.verdict.verdict, **vars(found.verdict)},
         "test_mse_against": {
             reference: {name: vars(own) for name, own in made.items()} for reference, made in found.against.items()
@@ -195,21 +203,22 @@ def as_json(found: ShareFinding) -> dict[str, Any]:
 
 
 def _verdict(found: ShareFinding, where: str) -> str:
-    own, name = found.verdict, found.transferred
+    own, name, reference = found.verdict, str(found.transferred), str(found.reference)
     assert own is not None
-    once = " These are single trainings." if len(found.runs[str(name)]) == len(found.runs[SCRATCH]) == 1 else ""
+    once = " These are single trainings." if len(found.runs[name]) == len(found.runs[reference]) == 1 else ""
+    first = f"{name}, the best on the evaluation part of what starts from the pretrained model,"
+    second = f"{reference}, the best there of what does not"
     if own.verdict in (POSITIVE, NEGATIVE):
         low, high = sorted(abs(end) for end in (own.low or 0.0, own.high or 0.0))
         word = "lower" if own.verdict == POSITIVE else "higher"
         return (
-            f"{own.verdict.capitalize()} transfer with {where}: {name}, the best on the evaluation part of what "
-            f"starts from the pretrained model, has a test MSE {abs(own.mean):.3f} {word} than {SCRATCH} (95% "
-            f"interval {low:.3f} to {high:.3f}, over blocks of time and seeds).{once}"
+            f"{own.verdict.capitalize()} transfer with {where}: {first} has a test MSE {abs(own.mean):.3f} "
+            f"{word} than {second} (95% interval {low:.3f} to {high:.3f}, over blocks of time and seeds).{once}"
         )
     interval = "" if own.low is None else f" (95% interval {own.low:+.3f} to {own.high:+.3f})"
     few = " The test part holds too few blocks of time for an interval." if own.low is None else ""
     return (
-        f"Undecided with {where}: the test MSE of {name} less that of {SCRATCH} is {own.mean:+.3f}{interval}, not "
+        f"Undecided with {where}: the test MSE of {first} less that of {second}, is {own.mean:+.3f}{interval}, not "
         f"told from chance.{few}{once}"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -68,6 +69,21 @@ class Series:
                 f"Series `{self.name}` has step {self.step} and calendar {self.calendar}: the date of the next row "
                 "needs exactly one of them. Leave the other None."
             )
+
+    @property
+    def dated(self) -> bool:
+        """Whether its dates mean something: where a file has none, rows are numbered by days from 1970 on."""
+        return self.calendar != ROWS or self.dates[0] != np.datetime64(0, "ns")
+
+    def place(self, row: int, *, unit: Literal["D", "m"] = "D") -> str:
+        """
+        Where a row is, for a report: its date, or its number in a series without dates.
+
+        Args:
+            row (`int`): from 0.
+            unit (`str`, *optional*, defaults to `"D"`): day or minute.
+        """
+        return str(self.dates[row].astype(f"datetime64[{unit}]")) if self.dated else f"row {row:,}"
 
     def __len__(self) -> int:
         return len(self.dates)

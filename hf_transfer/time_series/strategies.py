@@ -37,12 +37,24 @@ class Strategy:
     trains: bool = True
 
 
-SCRATCH = "scratch"
+SCRATCH, PROBE_SCRATCH = "scratch", "probe_scratch"
+UNTRANSFERRED = (SCRATCH, PROBE_SCRATCH)
+"""
+What transfer must beat; always run. A fitted head on random features often does as well as training everything, and
+without it a probe's lead on `scratch` would be put down to the pretraining.
+"""
+
 ZERO_SHOT = "zero_shot"
 """The pretrained model with its head as it is; run of its own accord where it has one for this horizon."""
 
 STRATEGIES = {
     SCRATCH: Strategy("all weights drawn at random and trained; what transfer must beat", pretrained=False),
+    PROBE_SCRATCH: Strategy(
+        "the backbone random, the head by ridge regression; what transfer must beat too",
+        pretrained=False,
+        fitted_head=True,
+        trains=False,
+    ),
     "probe": Strategy("the backbone as pretrained, the head by ridge regression", fitted_head=True, trains=False),
     "full": Strategy("all weights trained from the pretrained ones"),
     "gradual": Strategy("trained from the head down, block after block"),
@@ -57,13 +69,13 @@ BASELINES = {
     "linear": "ridge regression from context to horizon, the same for all channels",
 }
 
-__all__ = ["BASELINES", "SCRATCH", "STRATEGIES", "ZERO_SHOT", "Strategy", "check_strategies", "plain_model", "rates"]
-__all__ += ["callbacks_of", "objectives_of", "start_model"]
+__all__ = ["BASELINES", "PROBE_SCRATCH", "SCRATCH", "STRATEGIES", "UNTRANSFERRED", "ZERO_SHOT", "Strategy"]
+__all__ += ["callbacks_of", "check_strategies", "objectives_of", "plain_model", "rates", "start_model"]
 
 
 def check_strategies(names: Sequence[str]) -> list[str]:
     """
-    The strategies to run, in the order of [`STRATEGIES`], with `scratch` among them.
+    The strategies to run, in the order of [`STRATEGIES`], with `scratch` and `probe_scratch` among them.
 
     Args:
         names (`Sequence[str]`): as given; several may stand in one word, with commas between. None means all.
@@ -73,7 +85,7 @@ def check_strategies(names: Sequence[str]) -> list[str]:
 
     Example:
         >>> check_strategies(["lora,probe"])
-        ['scratch', 'probe', 'lora']
+        ['scratch', 'probe_scratch', 'probe', 'lora']
     """
     found = [name.strip() for word in names for name in word.split(",") if name.strip()]
     for name in found:
@@ -88,7 +100,7 @@ def check_strategies(names: Sequence[str]) -> list[str]:
                 f"`--strategies {name}` is none that is known here{f' (did you mean {near[0]}?)' if near else ''}: "
                 f"nothing could be trained. Choose from {listed(STRATEGIES)}."
             )
-    return [name for name in STRATEGIES if not found or name in found or name == SCRATCH]
+    return [name for name in STRATEGIES if not found or name in found or name in UNTRANSFERRED]
 
 
 def start_model(strategy: str, pretrained: nn.Module, *, seed: int, head_is_new: bool, lora_rank: int = 8) -> Any:
@@ -98,7 +110,8 @@ def start_model(strategy: str, pretrained: nn.Module, *, seed: int, head_is_new:
     Args:
         strategy (`str`): its name, or `zero_shot`.
         pretrained (`nn.Module`): the pretrained forecaster, with a head for this horizon.
-        seed (`int`): of all that is drawn: every weight for `scratch`, a new head, the factors of LoRA.
+        seed (`int`): of all that is drawn: every weight for what starts without a source, a new head, the factors
+            of LoRA.
         head_is_new (`bool`): whether the head of `pretrained` is random, and to be drawn for this seed.
         lora_rank (`int`, *optional*, defaults to 8): rank of LoRA.
 
@@ -107,7 +120,7 @@ def start_model(strategy: str, pretrained: nn.Module, *, seed: int, head_is_new:
     """
     set_seed(seed)
     kind: Any = type(pretrained)
-    if strategy == SCRATCH:
+    if strategy in UNTRANSFERRED:
         return kind(copy.deepcopy(pretrained.config))
     model = copy.deepcopy(pretrained)
     if head_is_new and strategy != ZERO_SHOT:

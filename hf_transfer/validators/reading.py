@@ -15,6 +15,7 @@ from hf_transfer.features.extraction.inputs import Source, find_source, label_co
 from hf_transfer.features.extraction.preparing import rows_per_forward
 from hf_transfer.features.extraction.steady import batches_of
 from hf_transfer.functional.task_loss import UNLABELLED
+from hf_transfer.series_models import named_output
 from hf_transfer.tap import HeadTap
 from hf_transfer.validators.mixing import InputMixing
 
@@ -165,7 +166,7 @@ class Reader:
 
     def _logits(self, inputs: Mapping[str, Any]) -> Tensor:
         outputs: Any = self.model(**inputs)
-        return (outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]).float()
+        return (outputs[named_output(outputs)] if isinstance(outputs, Mapping) else outputs[0]).float()
 
     def _rows(
         self, inputs: dict[str, Any], mask: Tensor | None, mixing: InputMixing | None

@@ -10,7 +10,7 @@ from hf_transfer.adapters import embedded
 
 @pytest.mark.parametrize("kind", ["sound", "", "../text"])
 def test_unknown_kind(kind):
-    with pytest.raises(ValueError, match="There is no embedded adapter `.*Pass `embedded:text` or `embedded:image`"):
+    with pytest.raises(ValueError, match="no embedded adapter `.*Pass `embedded:text`, `embedded:image` or `embed"):
         embedded.embedded_adapter(kind)
 
 

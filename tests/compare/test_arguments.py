@@ -121,6 +121,7 @@ def test_arguments_of_a_comparison_stay_as_they_are():
         (["--seeds", "3"], "compare.yaml"),
         (["--modality", "text"], "compare_text.yaml"),
         (["--modality=text", "--seeds", "3"], "compare_text.yaml"),
+        (["--modality", "audio"], "compare_audio.yaml"),
         (["--modality"], "compare.yaml"),
         (["--modality", "sound"], "compare.yaml"),
     ],

@@ -11,7 +11,13 @@ import pytest
 import soundfile
 import torch
 from datasets import Audio, ClassLabel, Dataset, Features, Value
-from transformers import ASTFeatureExtractor, ViTImageProcessorPil, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import (
+    ASTFeatureExtractor,
+    SeamlessM4TFeatureExtractor,
+    ViTImageProcessorPil,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from hf_transfer import mix_domains
 from hf_transfer.data.preparation import collator_for, prepare
@@ -148,6 +154,26 @@ def test_without_soundfile(monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(ImportError, match=r"decoded by soundfile, which is not installed .*pip install .*\[recipes\]"):
         samples({"bytes": content, "path": None}, 8000)
+
+
+# --- too short for the extractor
+
+
+@pytest.mark.parametrize("samples_there", [1, 100])
+def test_less_than_a_window_of_sound(samples_there, tmp_path):
+    (tmp_path / "click.wav").write_bytes(wav(np.ones(samples_there), 16000))
+    message = f"click.wav` has {samples_there} samples at 16000 a second, of which ASTFeatureExtractor makes no input "
+    with pytest.raises(ValueError, match=message + r"\(.*\): a spectrogram is of whole windows.*25 ms. Drop the row"):
+        SoundTransform(ASTFeatureExtractor(num_mel_bins=16, max_length=20))({"audio": [str(tmp_path / "click.wav")]})
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:Degrees of freedom:RuntimeWarning")
+@pytest.mark.parametrize("samples_there", [399, 500])
+def test_a_window_that_gives_nothing_or_not_a_number(samples_there):
+    heard = {"array": np.ones(samples_there, np.float32), "sampling_rate": 16000}
+    with pytest.raises(ValueError, match=f"A recording has {samples_there} samples.* makes no input: a spectrogram"):
+        SoundTransform(SeamlessM4TFeatureExtractor(feature_size=16, num_mel_bins=16))({"audio": [heard]})
 
 
 # --- preparing

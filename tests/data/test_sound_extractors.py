@@ -15,7 +15,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from hf_transfer.data.sound_extractors import cutting_extractor, fitting_extractor, new_extractor
+from hf_transfer.data.sound_extractors import cutting_extractor, fitting_extractor, new_extractor, same_sound
 
 
 @pytest.mark.parametrize(("norm", "mask"), [("layer", True), ("group", False)])
@@ -50,3 +50,12 @@ def test_whisper_of_no_whole_seconds_is_refused():
 def test_the_longest_recording_is_noted_unless_there_is_none():
     assert not hasattr(cutting_extractor(Wav2Vec2FeatureExtractor(), None), "max_seconds")
     assert cutting_extractor(Wav2Vec2FeatureExtractor(), 2.5).max_seconds == 2.5
+
+
+def test_extractors_are_the_same_if_all_but_length_and_mask_is():
+    own = Wav2Vec2FeatureExtractor()
+    longer = cutting_extractor(Wav2Vec2FeatureExtractor(return_attention_mask=True), 2.5)
+    assert same_sound(own, own) and same_sound(own, longer) and same_sound(longer, own)
+    assert not same_sound(own, Wav2Vec2FeatureExtractor(sampling_rate=8000))
+    assert not same_sound(ASTFeatureExtractor(num_mel_bins=16), ASTFeatureExtractor(num_mel_bins=24))
+    assert not same_sound(own, ASTFeatureExtractor(num_mel_bins=16))

@@ -12,7 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from hf_transfer.anatomy import anatomy
 from hf_transfer.features import fit_head, head_features
+from hf_transfer.series_models import named_output
 from tests.models import TINY, batch_for, lora, tiny_bert, tiny_llama, tiny_resnet, tiny_token_bert, tiny_vit
+from tests.test_series_models import CLASSIFIERS, rows_for
 
 
 def batches_of(model, count=3, rows=8):
@@ -219,3 +221,17 @@ def test_without_scikit_learn(monkeypatch):
     with pytest.raises(ImportError, match="scikit-learn, which is not installed.*would stay random.*pip install"):
         model = tiny_bert()
         fit_head(model, batches_of(model))
+
+
+@pytest.mark.parametrize("make", CLASSIFIERS)
+def test_a_classifier_of_series(make):
+    """Its target is `target_values`, and what it returns has another name than `logits`."""
+    model = make()
+    batch = rows_for(model, rows=12)
+    features, labels = head_features(model, [batch])
+    assert torch.equal(labels, batch["target_values"])
+    probe = fit_head(model, [batch])
+    with torch.no_grad():
+        output = model.eval()(past_values=batch["past_values"])
+    found = output[named_output(output)].softmax(-1)
+    np.testing.assert_allclose(found, probe.probabilities(features.numpy()), atol=1e-5)

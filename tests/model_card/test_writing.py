@@ -6,16 +6,19 @@ import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, Wav2Vec2FeatureExtractor
 
 from hf_transfer import L2SP, DomainAdversarial, FreezeBackbone, GradualUnfreezing
+from hf_transfer.data.preparation import collator_for, prepare
 from hf_transfer.model_card import Baseline, DataFacts, RunFacts, Score, write_card
 from hf_transfer.model_card.writing import is_ours
 from tests import models
+from tests.data.test_sound import recordings
 from tests.invariants.run import rows
 from tests.model_card.runs import arguments, image_processor, tokenizer, trained
 
@@ -156,6 +159,21 @@ def test_code_of_a_text_model_runs(tmp_path, monkeypatch, capsys):
     made = trained(tmp_path / "mine", processing_class=tokenizer(tmp_path / "words"))
     made.save_model()
     (said,) = run_code(card_of(made, tmp_path / "mine"), tmp_path, monkeypatch, capsys)
+    assert "LABEL_" in said and "score" in said
+
+
+def test_code_of_a_model_of_sound_runs(tmp_path, monkeypatch, capsys):
+    extractor = Wav2Vec2FeatureExtractor()
+    sounds = [np.random.default_rng(row).uniform(-0.5, 0.5, 400).astype(np.float32) for row in range(4)]
+    heard = prepare(recordings(*sounds), extractor)
+    args = arguments(tmp_path / "mine", remove_unused_columns=False)
+    options = {"data_collator": collator_for(extractor), "processing_class": extractor, "args": args}
+    made = trained(tmp_path / "mine", models.tiny_wav2vec2(), train_dataset=heard, **options)
+    made.save_model()
+    text = card_of(made, tmp_path / "mine")
+    assert ModelCard(text).data.to_dict()["pipeline_tag"] == "audio-classification"
+    assert 'pipeline("audio-classification", model="mine")' in text and "np.zeros(16_000" in text
+    (said,) = run_code(text, tmp_path, monkeypatch, capsys)
     assert "LABEL_" in said and "score" in said
 
 

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForSequenceClassification
+from huggingface_hub import constants
+from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
 from hf_transfer import ComparisonResults
 from tests.compare.report.browser import browser, complaints, found, look, requests
 from tests.compare.report.parsed import parsed
 from tests.hub_server import HubServer
 from tests.recipes.conftest import QUIET, RECIPES, write_reviews
+from tests.selection.test_audio import save_small_audio_model
 
 
 SHORT = ("--max_steps", 4, "--learning_rate", 0.01, "--curve", "false")
@@ -61,7 +63,20 @@ def test_without_a_model_it_takes_the_embedded_ones(run_it, words, model, tmp_pa
     assert (tmp_path / "out" / "report.html").is_file() and (tmp_path / "out" / "README.md").is_file()
 
 
-@pytest.mark.parametrize("name", ["compare.yaml", "compare_text.yaml"])
+def test_for_sound_too(run_it, monkeypatch, tmp_path):
+    """The embedded model, untrained: its training is tested in tests/data/test_source_models.py."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("hf_transfer.data.source_models._make_audio_model", save_small_audio_model)
+    few = ("--samples_per_class", 4, "--max_eval_samples", 40, "--seeds", 1, "--strategies", "majority", "probe")
+    results = run_it("--modality", "audio", *SHORT, *few)
+    assert results.best().strategy == "probe" and results.best().model == "embedded:audio"
+    assert results.data["name"] == "embedded:tones" and results.data["rows"]["train"] == 32
+    assert "--model_name_or_path embedded:audio --dataset_name embedded:tones" in results.command
+    assert AutoFeatureExtractor.from_pretrained(tmp_path / "out").num_mel_bins == 32
+    assert 'pipeline("audio-classification"' in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["compare.yaml", "compare_text.yaml", "compare_audio.yaml"])
 def test_the_files_of_embedded_data_have_known_keys(name):
     from transformers import HfArgumentParser
 

@@ -19,6 +19,7 @@ from transformers import (
 
 from hf_transfer.model_card.writing import is_ours
 from hf_transfer.selection import SourceRanking
+from tests.hub_server import HubServer
 from tests.recipes.conftest import RECIPES
 
 
@@ -98,6 +99,21 @@ def test_texts_and_tags_of_words(run, tmp_path, reviews, text_model, entities, t
     results = run("select_source", *words, out="tags")
     assert results["transfer"] in ("positive", "negative", "undecided") and results["test_accuracy"] > 0
     AutoModelForTokenClassification.from_pretrained(tmp_path / "tags" / "model")
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # as in tests/test_push_to_hub.py
+def test_the_recommended_model_is_pushed_alone(run, tmp_path, images, image_model):
+    with HubServer() as hub, hub.connected(tmp_path / "home"):
+        words = ("--push_to_hub", "--hub_token", hub.token, "--hub_model_id", "user/chosen")
+        run("select_source", "--dataset_name", images, "--model_name_or_path", image_model, *FAST, *words)
+        files = hub.files("user/chosen")
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(files)
+    assert not [name for name in files if "/" in name or name in ("results.json", "ranking.md")]
+    card = files["README.md"].decode()
+    assert is_ours(card) and "user/chosen" in card and "linear probe" in card
+    assert not [name for name, content in files.items() if hub.token.encode() in content or b"/tmp" in content]
+    assert hub.token not in (tmp_path / "out" / "results.json").read_text()
+    assert files["model.safetensors"] == (tmp_path / "out" / "model" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

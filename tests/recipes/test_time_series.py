@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from transformers import PatchTSTForPrediction, Trainer
 
 from hf_transfer.time_series.processor import SeriesProcessor
+from tests.hub_server import HubServer
 from tests.recipes.conftest import RECIPES
 
 
@@ -61,6 +62,12 @@ def trained(monkeypatch):
     return found
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """They are the dearest part of a run, and looked at elsewhere."""
+    monkeypatch.setattr("hf_transfer.time_series.closing._draw", lambda *_: None)
+
+
 def weights(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / "model.safetensors")
 
@@ -72,7 +79,7 @@ def test_the_yaml_beside_it_compares_and_keeps_a_model(run, tmp_path):
         *("--seeds", 1, "--few", 0.1, "--strategies", "probe,full"),
     )
     out = tmp_path / "out"
-    names = ("scratch", "probe", "full", "naive", "seasonal_naive", "linear")
+    names = ("scratch", "probe_scratch", "probe", "full", "naive", "seasonal_naive", "linear")
     assert {f"{name}@0.1_test_mase" for name in names} <= results.keys()
     assert results["test_mse"] == results[f"{results['kept']['run']}_test_mse"]
     assert all((out / name).stat().st_size > 5000 for name in ("few_data.png", "horizon.png", "forecasts.png"))
@@ -83,6 +90,7 @@ def test_the_yaml_beside_it_compares_and_keeps_a_model(run, tmp_path):
     PatchTSTForPrediction.from_pretrained(out)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_every_strategy_and_what_is_finished_is_not_trained_again(run, tmp_path, words, trained):
     first: Any = run("time_series", *words, "--seeds", 2, "--few", 0.5, 1.0, "--strategies", "full,probe")
     names = [name for name, _ in trained]
@@ -114,12 +122,15 @@ def test_all_strategies_end_in_ordinary_models(run, tmp_path, words):
     source = weights(out / "pretrained")
     shared = [name for name in probe if not name.startswith("head.") and name in source]
     assert len(shared) > 10 and all(np.array_equal(probe[name], source[name]) for name in shared)
-    for name in ("scratch", "probe", "full", "gradual", "l2sp", "lora", "lp_ft"):
+    random = weights(out / "few_1" / "probe_scratch" / "seed_42")
+    assert not any(np.array_equal(random[name], source[name]) for name in shared if name.endswith("proj.weight"))
+    for name in ("scratch", "probe_scratch", "probe", "full", "gradual", "l2sp", "lora", "lp_ft"):
         assert f"{name}@1_test_mse" in results, (out / "comparison.md").read_text()
         assert weights(out / "few_1" / name / "seed_42").keys() == start.keys()
         PatchTSTForPrediction.from_pretrained(out / "few_1" / name / "seed_42")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_comes_after_the_training_part_changes_no_weight(run, tmp_path, words, series):
     options = ("--strategies", "full", "--eval_strategy", "no", "--save_strategy", "no")
     run("time_series", *words, *options, out="first")
@@ -136,6 +147,7 @@ def test_what_comes_after_the_training_part_changes_no_weight(run, tmp_path, wor
     assert first["full@1_test_mse"] != second["full@1_test_mse"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_supervised_source_forecasts_the_target_as_it_is(run, tmp_path, words, series):
     results: Any = run("time_series", *words, "--pretraining", "supervised", "--strategies", "scratch")
     assert "zero_shot@1_test_mse" in results
@@ -146,7 +158,8 @@ def test_a_supervised_source_forecasts_the_target_as_it_is(run, tmp_path, words,
     assert "Source: `pretrained`" in (tmp_path / "second" / "comparison.md").read_text()
 
 
-def test_a_failing_strategy_is_a_row_and_is_tried_again(run, tmp_path, words, monkeypatch):
+@pytest.mark.usefixtures("no_figures")
+def test_a_failing_strategy_is_a_row_and_is_tried_again(run, tmp_path, words, monkeypatch, trained):
     from hf_transfer.time_series import running
 
     plain = running.start_model
@@ -161,7 +174,13 @@ def test_a_failing_strategy_is_a_row_and_is_tried_again(run, tmp_path, words, mo
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert "| full | failed: RuntimeError: no such file <path>/full.bin |" in text and "somebody" not in text
     assert "full@1_test_mse" not in results and results["shares"][0]["failures"].keys() == {"full"}
-    monkeypatch.undo()
+    monkeypatch.setattr(running, "start_model", plain)
+    trained.clear()
+    again: Any = run("time_series", *words, "--strategies", "full,probe")
+    assert {name for name, _ in trained} == {"few_1/full/seed_42"}
+    assert "full@1_test_mse" in again and not again["shares"][0]["failures"]
+    assert "failed" not in (tmp_path / "out" / "comparison.md").read_text()
+    assert all(again[key] == results[key] for key in results if key.startswith(("scratch@", "probe@")))
 
 
 def test_nothing_of_the_machine_is_told_and_the_card_forecasts(run, tmp_path, words, monkeypatch):
@@ -177,6 +196,24 @@ def test_nothing_of_the_machine_is_told_and_the_card_forecasts(run, tmp_path, wo
     shown: list[Any] = []
     exec(compile(code, "card", "exec"), {"print": shown.append})
     assert shown[0] == ["a", "b"] and shown[1].shape == (4, 2) and np.isfinite(shown[1]).all()
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # as in tests/test_push_to_hub.py
+@pytest.mark.usefixtures("no_figures")
+def test_pushed_it_is_a_forecaster_on_the_hub_without_the_other_runs(run, tmp_path, words):
+    pushed = ("--push_to_hub", "--hub_model_id", "user/load", "--hub_private_repo", "true")
+    with HubServer() as hub, hub.connected(tmp_path / "home"):
+        run("time_series", *words, "--strategies", "probe", *pushed, "--hub_token", hub.token)
+        files = hub.files("user/load")
+        assert hub.repository("user/load").private
+    out = tmp_path / "out"
+    assert files["model.safetensors"] == (out / "model.safetensors").read_bytes()
+    assert {"config.json", "preprocessor_config.json", "README.md"} <= set(files)
+    assert not [name for name in files if name.startswith(("few_1", "pretrained")) or name.endswith(".pt")]
+    assert 'from_pretrained("user/load")' in files["README.md"].decode()
+    hidden = (hub.token.encode(), str(tmp_path).encode())
+    assert not [name for name, content in files.items() if any(own in content for own in hidden)]
+    assert hub.token not in (out / "results.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_tokens_are_rows_and_sentences_are_held_out(options, tmp_path):
     words = own.rows["probe"].weights.sum()
     assert words <= 60 and own.value("probe") > 0.9  # the tags are told by the word
     defined = [name for name in SCORES if own.value(name) is not None]
-    assert set(SCORES) - set(defined) <= {"leep", "nce"}
+    assert set(SCORES) - set(defined) <= {"leep", "nce", "etran"}  # of a single candidate there is no ETran
     assert ranking.outcome("majority").value("probe") < own.value("probe")
     mean = rank_models([folder], sentences(), max_rows=60, layers="mean", scores=["logme"], **options)
     assert mean.candidates[0].scored and mean.candidates[0].layer == "mean"
@@ -146,7 +146,7 @@ def test_real_values_have_the_scores_that_are_defined(options, tmp_path):
     (own,) = ranking.candidates
     assert own.scored and ranking.metric == "R2" and own.value("probe") > 0.5
     defined = {name for name in SCORES if own.value(name) is not None}
-    assert defined == {"probe", "knn", "logme", "parc", "etran"}
+    assert defined == {"probe", "knn", "logme", "parc"} and own.scores["etran"].terms is not None
     assert "needs classes" in own.scores["sfda"].reason and "SFDA is not defined" in ranking.report()
 
 
@@ -172,6 +172,10 @@ def test_fewer_rows_than_features_have_finite_scores(options):
     ranking = rank_models({"a": (vit(), PROCESSOR)}, shades(12), **options)
     (own,) = ranking.candidates
     assert own.width == 16 and own.scored
+    assert own.value("sfda") is None and own.value("etran") is None  # they would be 1 for any labels
+    with pytest.raises(ValueError, match="No candidate has the score `sfda`.*fewer rows.*rank by another"):
+        ranking.ranked_by("sfda").best()
+    assert "| not telling | not telling |" in ranking.table() and "there are 4.0 rows of a class" in ranking.report()
     assert all(np.isfinite(own.value(name)) for name in SCORES if own.value(name) is not None)
 
 

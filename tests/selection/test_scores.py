@@ -5,7 +5,15 @@ import pytest
 from scipy.stats import t
 
 from hf_transfer.selection.reading import CandidateRows
-from hf_transfer.selection.scores import Score, check_scores, formula_scores, paired_spread, undefined
+from hf_transfer.selection.scores import (
+    NOT_TELLING,
+    Score,
+    check_scores,
+    formula_scores,
+    not_telling,
+    paired_spread,
+    undefined,
+)
 from hf_transfer.selection.target import read_target
 from tests.selection.planted import shades
 
@@ -74,3 +82,45 @@ def test_scores_are_in_the_order_of_tables():
     assert check_scores(["parc"], "logme") == ("probe", "knn", "logme", "parc")
     with pytest.raises(ValueError, match="There is no score `nope`"):
         check_scores(["nope"], "probe")
+
+
+def test_of_etran_energy_and_fit_are_kept_of_all_rows_and_of_parts(target):
+    from hf_transfer.functional.discriminants import class_score, energy
+
+    features = np.random.default_rng(0).standard_normal((60, 5))
+    rows = rows_of(target, features)
+    found = formula_scores(rows, features, target, ["etran"])["etran"]
+    assert found.value is None and found.terms == (energy(features), class_score(features, rows.labels))
+    part = target.draws[3]
+    assert found.drawn_terms[3] == (energy(features[part]), class_score(features[part], rows.labels[part]))
+    assert len(found.drawn_terms) == 8
+
+
+@pytest.mark.parametrize("columns", [57, 58, 200])
+def test_discriminants_of_fewer_rows_than_columns_have_no_value(target, columns):
+    features = np.random.default_rng(0).standard_normal((60, columns))
+    found = formula_scores(rows_of(target, features), features, target, ["sfda", "etran", "h_score"])
+    assert found["h_score"].value is not None
+    for name in ("sfda", "etran"):
+        assert found[name].value is None and found[name].terms is None
+        assert found[name].reason.startswith(f"{NOT_TELLING}: ") and f"({columns} + 3)" in found[name].reason
+
+
+def test_where_it_says_not_telling_random_labels_score_one_and_with_more_rows_they_do_not():
+    from hf_transfer.functional.discriminants import class_score, sfda
+
+    generator = np.random.default_rng(0)
+    features = 3 * generator.standard_normal((63, 60))
+    labels = generator.permutation(63) % 3
+    assert not_telling(features, labels) and sfda(features, labels) > 0.99 < class_score(features, labels)
+    features, labels = features[:, :40], generator.permutation(63) % 3
+    assert not not_telling(features, labels) and sfda(features, labels) < 0.98
+
+
+def test_parts_that_tell_nothing_leave_no_interval_and_say_so(target):
+    features = np.random.default_rng(0).standard_normal((60, 40))  # the parts have 30 rows
+    found = formula_scores(rows_of(target, features), features, target, ["sfda", "etran"])
+    assert found["sfda"].value is not None and found["sfda"].low is None and found["sfda"].draws == (None,) * 8
+    assert "fewer rows (30) than" in found["sfda"].reason
+    assert found["etran"].reason == found["sfda"].reason
+    assert found["etran"].terms is not None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import DataCollatorWithPadding
+from transformers import ASTFeatureExtractor, DataCollatorWithPadding, Wav2Vec2FeatureExtractor
 
 from hf_transfer import ModelSpec, Teacher, TeacherCollator, TransferBatch, attach, teacher_inputs
 from hf_transfer.data.source_models import _tokenizer
 from hf_transfer.teacher.tokens import same_tokens
-from tests.models import batch_for, bert_config, tiny_bert, tiny_token_bert, tiny_vit
+from tests.models import batch_for, bert_config, tiny_bert, tiny_token_bert, tiny_vit, tiny_wav2vec2
 from tests.teacher.test_images import IMAGENET, processor
 from tests.teacher.test_teacher import Squared, batch_of
 
@@ -70,6 +70,20 @@ def test_processors_of_the_wrong_kind_are_refused(tokenizers):
         Teacher(tiny_bert(), processor=processor(), student_processor=tokenizers[0])
     with pytest.raises(TypeError, match="no image processor"):
         Teacher(tiny_vit(), processor=tokenizers[0], student_processor=processor())
+
+
+def test_sound_must_be_heard_alike(tmp_path):
+    own = Wav2Vec2FeatureExtractor(sampling_rate=8000)
+    message = "of the teacher, ASTFeatureExtractor, and of the student, Wav2Vec2F.*with the teacher's extractor"
+    with pytest.raises(ValueError, match=message):
+        Teacher(tiny_wav2vec2(), processor=ASTFeatureExtractor(num_mel_bins=16), student_processor=own)
+    own.save_pretrained(tmp_path)
+    model = tiny_wav2vec2().eval()
+    teacher = Teacher(model, processor=tmp_path, student_processor=Wav2Vec2FeatureExtractor(sampling_rate=8000))
+    batch = batch_of(model)
+    with torch.no_grad():
+        expected = model(**batch.inputs).logits
+    assert torch.equal(teacher(batch).logits, expected)
 
 
 def test_tokenizers_are_compared_by_what_they_read(tokenizers):

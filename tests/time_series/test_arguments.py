@@ -89,7 +89,8 @@ def test_defaults_of_the_loop(tmp_path):
         SeriesLoopArguments(output_dir=str(tmp_path), use_cpu=True, head_lr=0.1)
 
 
-def test_shares_are_sorted_and_scratch_is_always_there():
+def test_shares_are_sorted_and_what_transfer_must_beat_is_always_there():
     own = made(few=[1.0, 0.1, 0.1], strategies=["lora,probe"], split_lengths=[6, 2, 2])
-    assert own.few == [0.1, 1.0] and own.strategies == ["scratch", "probe", "lora"] and own.lengths == (6, 2, 2)
-    assert made().strategies == ["scratch", "probe", "full", "gradual", "l2sp", "lora", "lp_ft"]
+    assert own.few == [0.1, 1.0] and own.lengths == (6, 2, 2)
+    assert own.strategies == ["scratch", "probe_scratch", "probe", "lora"]
+    assert made().strategies == ["scratch", "probe_scratch", "probe", "full", "gradual", "l2sp", "lora", "lp_ft"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from datasets import Dataset
 from transformers import AutoConfig, PatchTSTForClassification
 
 from hf_transfer import TransferArguments, TransferTrainer
+from hf_transfer.compare.results import Cell
+from hf_transfer.model_card import RunFacts
+from hf_transfer.model_card.snippets import snippets
 from hf_transfer.time_series.arguments import ForecasterArguments, SeriesArguments, SeriesLoopArguments
-from hf_transfer.time_series.classification import accuracy, run_classification
+from hf_transfer.time_series.classification import ClassificationComparison, accuracy, run_classification
 from hf_transfer.time_series.classifier_strategies import classifier_strategies
 from hf_transfer.time_series.classifiers import SeriesRows, fitted_processor, load_classifier, new_classifier
 from hf_transfer.time_series.models import pretraining_model
@@ -126,6 +130,65 @@ def test_the_trainer_takes_labels_by_either_name_and_scores_predictions(kind, tm
     assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
 
 
+@pytest.mark.parametrize("kind", ["patchtst", "patchtsmixer"])
+def test_the_code_of_its_card_names_a_class(kind, tmp_path, monkeypatch):
+    model, rows = tiny(kind), rows_of()
+    fit_classifier_head(model, rows, None)
+    model.save_pretrained(tmp_path / "mine")
+    fitted_processor(split()).save_pretrained(tmp_path / "mine")
+    facts = RunFacts(task="time-series-classification", model_class=type(model).__name__)
+    ((_, code),) = snippets(facts, "mine")
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):  # a series of each class in the place of the one that is made up
+        shown: list[str] = []
+        series = split().with_format("numpy")["values"][number]
+        here = re.sub(r"^values = .*$", "values = series", code, flags=re.MULTILINE)
+        exec(compile(here, "card", "exec"), {"print": shown.append, "series": np.asarray(series)})
+        assert shown == [NAMES[number]]
+    exec(compile(code, "card", "exec"), {"print": shown.append})
+    assert len(shown) == 2 and shown[1] in NAMES
+
+
+def comparison_of(folder, source=None, **options) -> ClassificationComparison:
+    own = {"strategies": []} | options
+    recipe = SeriesArguments(target_series="embedded:series/classes", task="classification", **own)
+    model = ForecasterArguments(model_name_or_path=None if source is None else str(source))
+    return ClassificationComparison(recipe, model, SeriesLoopArguments(output_dir=str(folder), use_cpu=True))
+
+
+def test_scaling_is_fitted_on_the_share_alone(tmp_path):
+    made = comparison_of(tmp_path, few=[0.1, 1.0])
+    part, whole = made.part(0.1, 42), made.part(1.0, 42)
+    assert len(part.train) < len(whole.train) and part.processor.mean != whole.processor.mean
+    for own in (part, whole):
+        observed = own.train.values[own.train.observed.all(-1)]
+        torch.testing.assert_close(observed.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+        torch.testing.assert_close(observed.std(0, unbiased=False), torch.ones(2), atol=1e-4, rtol=0)
+    assert not part.judged["test"].values.equal(whole.judged["test"].values)
+
+
+def test_other_weights_of_the_same_name_are_other_runs(tmp_path):
+    source = tmp_path / "source"
+    model = pretraining_model("patchtst", channels=1, context_length=64)
+    model.save_pretrained(source)
+    before = comparison_of(tmp_path, source).settings()
+    assert comparison_of(tmp_path, source).settings() == before and str(tmp_path) not in str(before)
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    model.save_pretrained(source)
+    after = comparison_of(tmp_path, source).settings()
+    assert {name for name in before if before[name] != after[name]} == {"model_digest"}
+
+
+def test_what_transfer_must_beat_is_chosen_on_the_evaluation_rows(tmp_path):
+    made = comparison_of(tmp_path)
+    for name, evaluation, test in (("scratch", 0.5, 0.9), ("probe_scratch", 0.6, 0.4)):
+        scores = {"eval_accuracy": evaluation, "test_accuracy": test}
+        made.cells.append(Cell(f"{name}@1", 42, "f", name, scores))
+    assert made.reference(1.0) == "probe_scratch" and "against probe_scratch" in made.table(1.0)
+    assert made.reference(0.5) is None
+
+
 def test_a_run_compares_and_keeps_an_ordinary_model(tmp_path):
     source = tmp_path / "source"
     pretraining_model("patchtst", channels=1, context_length=64).save_pretrained(source)
@@ -138,9 +201,11 @@ def test_a_run_compares_and_keeps_an_ordinary_model(tmp_path):
     )
     kept = run_classification(recipe, ForecasterArguments(model_name_or_path=str(source)), args)
     results = json.loads((folder / "all_results.json").read_text())
-    assert set(results["runs"]) == {f"{name}@1" for name in (*BASELINES, "scratch", "probe", "lora")}
+    assert set(results["runs"]) == {f"{name}@1" for name in (*BASELINES, "scratch", "probe_scratch", "probe", "lora")}
     assert results["test_accuracy"] == kept.scores["test_accuracy"]
-    assert "| probe |" in (folder / "comparison.md").read_text() and (folder / "README.md").is_file()
+    assert "| probe |" in (folder / "comparison.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag" not in card and "type: time-series-classification" in card and "```python" in card
     assert AutoConfig.from_pretrained(folder).id2label[0] == "wave"
     assert (folder / "preprocessor_config.json").is_file()
     PatchTSTForClassification.from_pretrained(folder)

@@ -40,6 +40,23 @@ def test_the_strategy_is_chosen_on_the_evaluation_part():
     assert (found.recommended, found.transferred) == ("scratch", "full")
 
 
+def test_a_verdict_is_against_the_better_of_what_knows_no_source():
+    """A probe that only matches a fitted head on random features owes nothing to the pretraining."""
+    errors = {"scratch": [0.5, 0.5], "probe_scratch": [0.3, 0.31], "probe": [0.3], "naive": [0.9]}
+    found = finding(errors, {"probe": 0.1})
+    assert (found.transferred, found.reference) == ("probe", "probe_scratch")
+    assert found.against["scratch"]["probe"].verdict == POSITIVE  # which alone would be taken for transfer
+    assert found.verdict is not None and not found.verdict.decided
+    assert found.verdict.mean == found.against["probe_scratch"]["probe"].mean == pytest.approx(-0.005)
+    (line,) = [own for own in remarks(found, target="x") if "Undecided" in own]
+    assert "the test MSE of probe, the best" in line and "less that of probe_scratch, the best there" in line
+    assert "MSE against probe_scratch" in error_table(found) and as_json(found)["reference"] == "probe_scratch"
+    # chosen on the evaluation part, not by the test
+    other = finding(errors, {"scratch": 0.1})
+    assert other.reference == "scratch" and "MSE against scratch" in error_table(other)
+    assert any("Positive transfer" in own and "lower than scratch" in own for own in remarks(other, target="x"))
+
+
 @pytest.mark.parametrize(
     ("full", "said"),
     [

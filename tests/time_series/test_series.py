@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hf_transfer.time_series.series import Series, months_in, seasonal_period, step_name
+from hf_transfer.time_series.series import ROWS, Series, months_in, seasonal_period, step_name
 from tests.time_series.made import series_of
 
 
@@ -69,3 +69,12 @@ def test_a_series_must_hold_together():
         Series("made", dates[::-1], np.zeros((2, 1)), ("a",), day)
     with pytest.raises(ValueError, match="step None and calendar None.*exactly one.*Leave the other"):
         Series("made", dates, np.zeros((2, 1)), ("a",), None)
+
+
+def test_rows_without_dates_are_told_by_their_number():
+    days = np.arange(3).astype("datetime64[D]").astype("datetime64[ns]")
+    numbered = Series("n", days, np.ones((3, 1)), ("a",), None, ROWS)
+    assert not numbered.dated and numbered.place(2) == "row 2"
+    sessions = Series("s", days + np.timedelta64(9000, "D"), np.ones((3, 1)), ("a",), None, ROWS)
+    assert sessions.dated and sessions.place(2) == "1994-08-25" and sessions.place(0, unit="m") == "1994-08-23T00:00"
+    assert Series("d", days, np.ones((3, 1)), ("a",), np.timedelta64(1, "D")).dated

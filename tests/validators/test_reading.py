@@ -10,8 +10,10 @@ from datasets import Dataset
 from hf_transfer import anatomy
 from hf_transfer.functional.model_selection import INTERPOLATION
 from hf_transfer.modes import undisturbed
+from hf_transfer.series_models import named_output
 from hf_transfer.validators.reading import Reader
 from tests.models import TINY, batch_for, lora, tiny_bert, tiny_resnet, tiny_token_bert, tiny_vit
+from tests.test_series_models import CLASSIFIERS, rows_for
 from tests.validators.rows import rows_of
 
 
@@ -169,3 +171,17 @@ def test_mixed_images_are_what_the_model_is_asked():
     agreed = (model(pixel_values=mixed).logits.argmax(-1) == classes).float().mean().item()
     found = read(model, Dataset.from_dict({"pixel_values": pixels.tolist()}), mix=True)
     assert found.mixed_agreement == pytest.approx(agreed / 2)
+
+
+@pytest.mark.parametrize("make", CLASSIFIERS)
+def test_a_classifier_of_series(make):
+    """What it returns has another name than `logits`."""
+    model = make().eval()
+    batch = rows_for(model, rows=6)
+    values, order = batch["past_values"], np.random.default_rng(0).permutation(6)
+    rows = Dataset.from_dict({"past_values": values.tolist(), "labels": batch["target_values"].tolist()})
+    found = read(model, rows, batch_size=4, labelled=True)
+    with torch.no_grad():
+        output = model(past_values=values)
+    np.testing.assert_allclose(found.logits, output[named_output(output)].numpy()[order], atol=1e-5)
+    assert found.labels is not None and found.labels.tolist() == (order % 3).tolist()

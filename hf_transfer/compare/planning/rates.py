@@ -32,14 +32,15 @@ logger = logging.get_logger(__name__)
 FILE = "rates.json"
 GRIDS: dict[str, tuple[float, ...]] = {
     "whole": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
-    "fixed_statistics": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
-    "probed": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),  # low, so that what the probe found is not lost in the first steps
+    "fixed_statistics": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+    "probed": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
     "adapter": (1e-4, 3e-4, 1e-3, 3e-3),  # at 1e-2 short runs look well and longer ones of BERTs end at chance
     "scratch": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 """Rates that are tried, by what is trained."""
 DEFAULTS = {"whole": 1e-4, "fixed_statistics": 1e-4, "probed": 3e-5, "adapter": 1e-3, "scratch": 1e-3}
-"""Rates that pilot runs begin with, and that are taken where none came to anything."""
+"""Rates that pilot runs begin with, and that are taken where none came to anything. That after a probe is low, so that
+what the probe found is not lost in the first steps."""
 FALL = 0.005
 """Share of the loss by which another rate must be better."""
 _WORDS = {

@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_transfer.functional.task_loss import UNLABELLED
 from hf_transfer.modes import undisturbed
+from hf_transfer.series_models import named_output
 from hf_transfer.source import inputs_of
 
 
@@ -52,7 +53,7 @@ def predict_logits(
             places = order[start : start + batch_size]
             batch = collate(rows.__getitems__(places.tolist()))
             output: Any = model(**inputs_of(model, batch, device))
-            logits: Any = output["logits"] if isinstance(output, dict) else output[0]
+            logits: Any = output[named_output(output)] if isinstance(output, dict) else output[0]
             values: np.ndarray = logits.float().cpu().numpy()
             if found is None:
                 shape = (len(rows), longest, values.shape[-1]) if tokens else (len(rows), *values.shape[1:])

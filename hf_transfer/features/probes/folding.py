@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 _TOLERANCE = 1e-4  # of the largest logit
 _HALF = (torch.float16, torch.bfloat16)
 
-__all__ = ["fold"]
+__all__ = ["fold", "linear_head"]
 
 
 def fold(probe: Probe, model: nn.Module, *, head: str | None, check: bool, features: Any) -> None:
@@ -39,7 +39,7 @@ def fold(probe: Probe, model: nn.Module, *, head: str | None, check: bool, featu
             "logits would not be the probe's. Fit it to the column `features`, which is the input of the head."
         )
     refuse_wrapped(model, doing="folding a probe")
-    layer = _head(model, head)
+    layer = linear_head(model, head)
     transposed = isinstance(layer, Conv1D)
     outputs, width = reversed(layer.weight.shape) if transposed else layer.weight.shape[:2]
     config = getattr(base_of(model), "config", None)
@@ -73,8 +73,17 @@ def fold(probe: Probe, model: nn.Module, *, head: str | None, check: bool, featu
     name_classes(probe, outputs, config)
 
 
-def _head(model: nn.Module, head: str | None) -> Any:
-    """The layer that returns the logits, whose weights a probe can replace."""
+def linear_head(model: nn.Module, head: str | None) -> Any:
+    """
+    The layer that returns the logits, whose weights a probe can replace.
+
+    Args:
+        model (`nn.Module`): with a head.
+        head (`str`, *optional*): its name; found by itself otherwise.
+
+    Raises:
+        ValueError: if it is not one linear layer with real weights, or an adapter would leave it out.
+    """
     parts = anatomy(model, head=head)
     own = f"{bare_name(parts.head)}."
     others = [name for name in parts.parts()["head"] if not bare_name(name).startswith(own)]

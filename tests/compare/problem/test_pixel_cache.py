@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from datasets import Image, concatenate_datasets
+from datasets import Audio, Dataset, Image, concatenate_datasets
+from transformers import Wav2Vec2FeatureExtractor
 
 from hf_transfer import mix_domains
 from hf_transfer.compare.problem.pixel_cache import PixelCache, with_augmentation
+from hf_transfer.data.preparation import collator_for, prepare
+from hf_transfer.data.sound import stored_sound
 from tests.compare.tiny_problems import image_processor, images
+from tests.data.test_sound import recordings
 
 
 def test_beyond_the_limit_images_stay_lazy():
@@ -62,6 +68,33 @@ def test_kept_images_go_to_workers_of_a_data_loader():
     (split,) = PixelCache().prepared(images(3), processor=image_processor())
     again = pickle.loads(pickle.dumps(with_augmentation(split.select([2, 0]), brighter)))
     assert torch.equal(again[0]["pixel_values"], split[2]["pixel_values"] + 1)
+
+
+def test_recordings_of_several_lengths_are_kept_as_they_are_processed():
+    extractor: Any = Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    split = recordings(*(np.random.default_rng(size).normal(size=size).astype(np.float32) for size in (60, 90, 40)))
+    cache = PixelCache()
+    kept, target = cache.prepared(split, split.remove_columns("label").select([1]), processor=extractor)
+    assert "audio" not in kept.column_names and cache.used == 4 * (60 + 90 + 40 + 90)
+    lazy = prepare(split, extractor)
+    for one, other in zip(kept, lazy, strict=True):
+        assert torch.equal(one["input_values"], other["input_values"]) and one["labels"] == other["labels"]
+    assert torch.equal(target[0]["input_values"], lazy[1]["input_values"])
+    first, second = (collator_for(extractor)([rows[0], rows[1]]) for rows in (kept, lazy))
+    # a mask of one row is of ones: the collator makes that of a batch
+    assert torch.equal(first["input_values"], second["input_values"]) and first["labels"].tolist() == [0, 1]
+    assert torch.equal(first["attention_mask"], second["attention_mask"])
+    (still,) = PixelCache(limit=600).prepared(split, processor=extractor)
+    assert "audio" in still.column_names
+
+
+def test_a_recording_that_cannot_be_read_is_named():
+    rows = stored_sound(recordings(np.ones(40), np.ones(40))).to_list()
+    rows[1]["audio"] = {"bytes": b"no sound", "path": "far.wav"}
+    broken = Dataset.from_list(rows).cast_column("audio", Audio(decode=False))
+    message = r"The recording in row 1 cannot be read \(ValueError: The recording `far.wav` cannot be decoded .*Repair"
+    with pytest.raises(ValueError, match=message):
+        PixelCache().prepared(broken, processor=Wav2Vec2FeatureExtractor())
 
 
 def test_a_row_can_be_changed_without_the_others_seeing_it():

@@ -20,11 +20,12 @@ from datasets import (
     load_from_disk,
 )
 from PIL import Image as Picture
-from transformers import ViTImageProcessorPil
+from transformers import ViTImageProcessorPil, Wav2Vec2FeatureExtractor
 
 from hf_transfer.data.preparation import prepare
 from hf_transfer.features.cache import data_content
 from hf_transfer.features.cache.digests import data_digest
+from tests.data.test_sound import recordings
 
 
 TEXTS = ["one", "", "three", None, "fünf", "six", "one"] * 100
@@ -247,6 +248,15 @@ def test_the_transform_of_prepare_counts_by_its_processor():
     assert digest == data_digest(first, ["image"]) == data_digest(prepare(data, ViTImageProcessorPil()), ["image"])
     flipped = prepare(data, processors[0], augment=Flip())
     assert len({digest, *(data_digest(one, ["image"]) for one in (data, other, flipped))}) == 4
+
+
+def test_the_extractor_of_sound_counts():
+    split = recordings(np.ones(40), np.zeros(40))
+    digests = {
+        data_digest(prepare(split, Wav2Vec2FeatureExtractor(do_normalize=flag)), ["audio"])
+        for flag in (True, False, True)
+    }
+    assert len(digests) == 2
 
 
 def test_a_transform_that_cannot_be_pickled_is_refused():

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, List
 from torch import nn
-from transformers import BertModel, MobileNetV2Config, MobileNetV2Model, ResNetModel
+from transformers import BertModel, MobileNetV2Config, MobileNetV2Model, ResNetModel, Wav2Vec2FeatureExtractor
 
 from hf_transfer.anatomy import anatomy
 from hf_transfer.data.preparation import prepare
+from hf_transfer.data.sound import samples, stored_sound
+from hf_transfer.data.sound_extractors import cutting_extractor
 from hf_transfer.features.cache.entry import Entry
 from hf_transfer.features.extraction import extract as extraction
 from hf_transfer.features.extraction.extract import extract_features
 from hf_transfer.features.extraction.inputs import Source
 from hf_transfer.features.extraction.shard_columns import ShardColumns
 from hf_transfer.features.extraction.taps import block_outputs
+from tests.data.test_sound import recordings
 from tests.features.extraction.extraction_data import (
     NAMES,
     alone,
@@ -252,13 +257,29 @@ def test_raw_images_are_the_prepared_images(extract):
 
 
 def test_sound_of_unequal_lengths_and_raw(extract):
-    from transformers import Wav2Vec2FeatureExtractor
-
     model = tiny_wav2vec2()
     sounds = inputs_for(model)
     extractor = Wav2Vec2FeatureExtractor(do_normalize=False)
     raw = Dataset.from_dict({"audio": [{"array": row, "sampling_rate": 16000} for row in sounds["input_values"]]})
     assert_rows(extract(model, raw, extractor)["features"], alone(model, sounds))
+
+
+def test_prepared_sound_is_the_raw_one_and_how_much_is_heard_counts(extract):
+    model, generator = tiny_wav2vec2(feat_extract_norm="layer", conv_bias=True), np.random.default_rng(0)
+    data = recordings(*(generator.uniform(-0.5, 0.5, size).astype(np.float32) for size in (900, 1500, 1200, 700)))
+
+    def hearing(seconds: float | None = None) -> Any:
+        return cutting_extractor(Wav2Vec2FeatureExtractor(return_attention_mask=True), seconds)
+
+    raw = extract(model, data, hearing())
+    found = forwards(model)
+    prepared = extract(model, prepare(data, hearing()))
+    assert not found and prepared["features"] == raw["features"] and prepared["labels"] == [0, 1, 0, 1]
+    cut = extract(model, prepare(data, hearing(0.05)))
+    assert found
+    for row, size in enumerate((800, 800, 800, 700)):
+        one = hearing()(samples(stored_sound(data)[row]["audio"], 16000)[:size], sampling_rate=16000)
+        assert_rows([cut["features"][row]], alone(model, Dataset.from_dict({"input_values": one["input_values"]})))
 
 
 def test_selected_and_shuffled_rows(extract):
