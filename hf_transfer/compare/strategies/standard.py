@@ -12,6 +12,7 @@ from hf_transfer.compare.strategies.baselines import Majority
 from hf_transfer.compare.strategies.fine_tune import FineTune
 from hf_transfer.compare.strategies.probing import LinearProbe
 from hf_transfer.compare.strategies.strategy import Strategy
+from hf_transfer.norms import has_statistics
 from hf_transfer.objectives import L2SP, DeepCORAL, DomainAdversarial, LogitDistillation
 
 
@@ -33,6 +34,12 @@ __all__ = ["LAYER_DECAY", "PULL", "STAGES", "STANDARD", "strategies_for"]
 
 def _frozen_statistics(setup: Setup) -> list[FreezeBatchNorm]:
     return [FreezeBatchNorm()]
+
+
+def _statistics_of_the_probe(setup: Setup) -> list[FreezeBatchNorm]:
+    # The head was fitted to features that are normalised by the pretrained statistics. With those of small batches it
+    # is lost in the first steps: MobileNetV2 on flowers goes from 0.53 to chance at any rate.
+    return [FreezeBatchNorm()] if any(map(has_statistics, setup.base.model.modules())) else []
 
 
 def _gradual(setup: Setup) -> list[GradualUnfreezing]:
@@ -118,6 +125,7 @@ _ALL: tuple[Strategy, ...] = (
         title="Probe, then fine-tuning",
         about="Starts with the head that the probe found and then trains all weights.",
         start="probe",
+        callbacks=_statistics_of_the_probe,
         paper="https://huggingface.co/papers/2202.10054",
     ),
     FineTune(

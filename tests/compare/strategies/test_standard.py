@@ -173,11 +173,12 @@ def test_a_network_of_statistics_is_thawed_in_stages(place):
     assert fitted.steps == STEPS and np.isfinite(logits["test"]).all()
 
 
-def test_statistics_stay_those_of_the_pretrained_model(place):
+@pytest.mark.parametrize("name", ["frozen_bn", "lp_ft"])
+def test_statistics_stay_those_of_the_pretrained_model(place, name):
     made = problem("resnet", place)
     assert made.batch_norm
     before = {name: value.clone() for name, value in made.models[0].model.named_buffers() if "running" in name}
-    fitted, logits = logits_of("frozen_bn", made, place)
+    fitted, logits = logits_of(name, made, place)
     after = dict(cast(Any, fitted.model).named_buffers())
     assert fitted.steps == STEPS and before and all(torch.equal(after[name], value) for name, value in before.items())
     assert not np.array_equal(logits["test"], logits_of("full", made, place)[1]["test"])
