@@ -10,6 +10,7 @@ from hf_transfer.compare.composition import read_loss
 from hf_transfer.distillation.methods import ALONE, TEACHER, VOCABULARY, Method
 from hf_transfer.json_options import json_object
 from hf_transfer.metrics import MAIN_METRIC
+from hf_transfer.option_checks import RESUME_HELP
 from hf_transfer.recipe_arguments import LoopArguments, ModelArguments
 
 
@@ -118,13 +119,7 @@ class DistillationArguments:
     measure: bool = field(
         default=True, metadata={"help": "Measure latency and throughput of teacher and student on this device."}
     )
-    resume: bool = field(
-        default=True,
-        metadata={
-            "help": "Take finished runs of the same settings from the results.json of the output folder; false trains "
-            "all of them anew."
-        },
-    )
+    resume: bool = field(default=True, metadata={"help": RESUME_HELP})
 
     def __post_init__(self):
         self.methods = [name.strip() for word in self.methods for name in word.split(",") if name.strip()]

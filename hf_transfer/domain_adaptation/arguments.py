@@ -11,6 +11,7 @@ from hf_transfer.compare.methods import nearest
 from hf_transfer.domain_adaptation.domains import Domains
 from hf_transfer.domain_adaptation.methods import SOURCE_ONLY, TARGET_ORACLE, VOCABULARY, Method, parse_method
 from hf_transfer.domain_adaptation.selection import ORACLE, VALIDATORS
+from hf_transfer.option_checks import RESUME_HELP
 from hf_transfer.recipe_arguments import LoopArguments
 
 
@@ -67,13 +68,7 @@ class DomainArguments:
         default=2000,
         metadata={"help": "Most rows of each domain that validators and diagnostics look at."},
     )
-    resume: bool = field(
-        default=True,
-        metadata={
-            "help": "Take finished runs of the same settings from the results.json of the output folder; false trains "
-            "all of them anew."
-        },
-    )
+    resume: bool = field(default=True, metadata={"help": RESUME_HELP})
 
     def __post_init__(self):
         self.methods = [name.strip() for word in self.methods for name in word.split(",") if name.strip()]

@@ -22,6 +22,7 @@ from hf_transfer.few_shot.methods import (
     check_methods,
 )
 from hf_transfer.few_shot.sentence_classifier import is_sentence_classifier, sentence_classifier
+from hf_transfer.option_checks import RESUME_HELP, check_least, check_positive
 from hf_transfer.recipe_arguments import DataArguments, LoopArguments, ModelArguments
 
 
@@ -126,13 +127,7 @@ class FewShotArguments:
             "other rows for classes."
         },
     )
-    resume: bool = field(
-        default=True,
-        metadata={
-            "help": "Take finished runs of the same settings from the results.json of the output folder; false trains "
-            "all of them anew."
-        },
-    )
+    resume: bool = field(default=True, metadata={"help": RESUME_HELP})
 
     def __post_init__(self):
         default = list(ON_FEATURES) if self.mode == EPISODES else list(FEW_LABELS)[:3]
@@ -151,16 +146,8 @@ class FewShotArguments:
             "pairs_per_row": (self.pairs_per_row, 1),
             "seeds": (self.seeds, 1),
         }
-        for option, (value, least) in counts.items():
-            if value is not None and value < least:
-                raise ValueError(
-                    f"`--{option} {value}` leaves nothing to tell apart, to learn from or to score. Give {least} or "
-                    "more."
-                )
-        for option in ("temperature", "inner_lr", "contrastive_epochs"):
-            value = getattr(self, option)
-            if value is not None and value <= 0:
-                raise ValueError(f"`--{option} {value}` learns nothing, or the wrong way. Give more than 0.")
+        check_least(counts, cost="to tell apart, to learn from or to score")
+        check_positive({name: getattr(self, name) for name in ("temperature", "inner_lr", "contrastive_epochs")})
         self._check_base()
 
     def _check_base(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers.utils import logging
 
 from hf_transfer.json_options import json_object
+from hf_transfer.option_checks import RESUME_HELP, check_least, check_positive
 from hf_transfer.recipe_arguments import LoopArguments
 from hf_transfer.time_series.configuration import KINDS, SIZES
 from hf_transfer.time_series.strategies import STRATEGIES, check_strategies
@@ -109,13 +110,7 @@ class SeriesArguments:
             "goes through its stages."
         },
     )
-    resume: bool = field(
-        default=True,
-        metadata={
-            "help": "Take finished runs of the same settings from the results.json of the output folder; false trains "
-            "all of them anew."
-        },
-    )
+    resume: bool = field(default=True, metadata={"help": RESUME_HELP})
 
     def __post_init__(self):
         self.few = sorted(set(self.few)) or [1.0]
@@ -134,15 +129,8 @@ class SeriesArguments:
             "lora_rank": (self.lora_rank, 1),
             "early_stopping_patience": (self.early_stopping_patience, 0),
         }
-        for option, (value, least) in counts.items():
-            if value is not None and value < least:
-                raise ValueError(
-                    f"`--{option} {value}` leaves nothing to look at, to forecast or to train. Give {least} or more."
-                )
-        for option in ("l2sp_weight", "pretrained_lr"):
-            value = getattr(self, option)
-            if value is not None and value <= 0:
-                raise ValueError(f"`--{option} {value}` learns nothing, or the wrong way. Give more than 0.")
+        check_least(counts, cost="to look at, to forecast or to train")
+        check_positive({"l2sp_weight": self.l2sp_weight, "pretrained_lr": self.pretrained_lr})
         if self.split_lengths is not None and len(self.split_lengths) != 3:
             raise ValueError(
                 f"`--split_lengths {' '.join(map(str, self.split_lengths))}` are {len(self.split_lengths)} numbers: "

@@ -13,8 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_transfer.random_state import random_numbers_put_back
 from hf_transfer.time_series.models import observed_mask_name
 from hf_transfer.time_series.sources import SourceWindows
-from hf_transfer.time_series.trainer import OBSERVED, ForecastCollator, ForecastTrainer
-from hf_transfer.trainer import TransferTrainer
+from hf_transfer.time_series.trainer import ForecastCollator, ForecastTrainer, WindowTrainer
 
 
 __all__ = ["MaskedTrainer", "ObservedLoss", "SupervisedTrainer"]
@@ -80,13 +79,8 @@ class ObservedLoss:
         return output
 
 
-class _FromSources(TransferTrainer):
+class _FromSources(WindowTrainer):
     """Batches that hold every source in its share, where there are several."""
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        columns = self._signature_columns or []
-        self._signature_columns = [*columns, *({OBSERVED} - set(columns))]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if not isinstance(self.train_dataset, SourceWindows) or len(self.train_dataset.datasets) < 2:

@@ -25,10 +25,20 @@ from hf_transfer.trainer_kwargs import TransferTrainerKwargs
 TARGET = "future_values"
 OBSERVED = "past_observed_mask"
 
-__all__ = ["ForecastCollator", "ForecastMetrics", "ForecastTrainer"]
+__all__ = ["ForecastCollator", "ForecastMetrics", "ForecastTrainer", "WindowTrainer"]
 
 
-class ForecastTrainer(TransferTrainer):
+class WindowTrainer(TransferTrainer):
+    """A [`TransferTrainer`] whose rows are [`Windows`], with what of their contexts was observed."""
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns = self._signature_columns or []
+        if OBSERVED not in columns:  # PatchTSMixer has another word for it, to which the collator translates
+            self._signature_columns = [*columns, OBSERVED]
+
+
+class ForecastTrainer(WindowTrainer):
     r"""
     A [`TransferTrainer`] of forecasters: PatchTST and PatchTSMixer, whole, frozen in part or under PEFT.
 
@@ -85,12 +95,6 @@ class ForecastTrainer(TransferTrainer):
         # Also without objectives: what counts observed targets alone is part of it.
         _check_forecaster(model)
         self.attachment = attach(model, self._objectives)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        columns = self._signature_columns or []
-        if OBSERVED not in columns:  # PatchTSMixer has another word for it, to which the collator translates
-            self._signature_columns = [*columns, OBSERVED]
 
     def prediction_step(
         self,
